@@ -1,0 +1,40 @@
+# `make test` and `make demo` set everything up; needed beforehand: Python 3.11 with venv, a C++17 compiler, make.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+LIBRARY_SOURCES := $(shell find bnnfx/csrc -type f)
+FASHION_MNIST := /usr/share/datasets/fashion-mnist
+
+.PHONY: test demo data clean
+
+test: $(READY) data
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict
+	$(BIN)/pytest --doctest-modules bnnfx
+	$(BIN)/pytest -n 2 --durations=10
+
+demo: $(READY) data
+	$(BIN)/python examples/quickstart.py
+
+# The build requirements go in first, because pip builds bnnfx with what is in .venv (no build isolation). Then one
+# resolve for the rest: with torch pinned there, pip cannot start on the several gigabytes of another build of it.
+# The rule runs again when a pin or the C++ library changes; pip then skips what is there already.
+$(READY): pyproject.toml constraints.txt $(LIBRARY_SOURCES)
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -qq -c constraints.txt scikit-build-core cmake ninja
+	$(BIN)/pip install -qq -c constraints.txt --no-build-isolation -e ".[dev]"
+	touch $@
+
+# Debian's copy of Fashion-MNIST, for the quickstart and the tests on real data. They do without where it cannot be had.
+data:
+	@if [ -d $(FASHION_MNIST) ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y dataset-fashion-mnist; \
+	fi >/dev/null 2>&1 || true; \
+	[ -d $(FASHION_MNIST) ] || echo "Fashion-MNIST is missing: install Debian's package dataset-fashion-mnist."
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find bnnfx passes tests examples -name __pycache__ -prune -exec rm -rf {} +
