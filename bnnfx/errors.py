@@ -1,0 +1,25 @@
+"""The errors that bnnfx raises on purpose; each message says what was given, what is needed and what to do."""
+
+
+class BnnfxError(Exception):
+    """Base of all errors of this package, so that a caller can catch them as one."""
+
+
+class ConversionError(BnnfxError):
+    """A model cannot be rewritten: it cannot be traced, or nothing in it can be binarized."""
+
+
+class StageError(BnnfxError):
+    """A graph does not keep the promise of its stage, or a function was given a graph of another stage."""
+
+
+class ExampleInputError(BnnfxError):
+    """The example inputs do not fit the model."""
+
+
+class ExportError(BnnfxError):
+    """A packed graph cannot be written as ONNX, or a file cannot be written to the path given."""
+
+
+class ModelFileError(BnnfxError):
+    """An ONNX file is missing, is not one of ours, or was written by a newer version of bnnfx."""

@@ -1,0 +1,55 @@
+"""`binary_conv2d`: packed bits to a float map, where a float stream goes on (residual adds, the classifier)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnnfx.ops.checks import require_convolution
+from bnnfx.ops.registry import define
+from bnnfx.ops.window import accumulators, geometry, output_size
+
+
+def _reference(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    channels: int,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    groups: int,
+) -> Tensor:
+    constants = {"scale": (scale, torch.float32), "bias": (bias, torch.float32)}
+    require_convolution("binary_conv2d", x, weight, channels, groups, constants)
+    integers = accumulators(x, weight, channels, geometry(strides, pads, dilations), groups)
+    # the stated order: one rounding after the product, one after the sum
+    scaled = integers.astype(np.float32) * scale.cpu().numpy()
+    result = np.ascontiguousarray((scaled + bias.cpu().numpy()).transpose(0, 3, 1, 2))
+    return torch.from_numpy(result).to(x.device)
+
+
+def _shape(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    bias: Tensor,
+    channels: int,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    groups: int,
+) -> Tensor:
+    rows, columns = output_size(x, weight, strides, pads, dilations)
+    return x.new_empty((x.shape[0], weight.shape[0], rows, columns), dtype=torch.float32)
+
+
+BINARY_CONV2D = define("binary_conv2d", "BinaryConv2d", _reference, _shape, bits_in=True, bits_out=False)
+"""`binary_conv2d(x, weight, scale, bias, channels, strides, pads, dilations, groups)`.
+
+`uint8[N, H, W, row_bytes(channels)]` and `uint8[O, kh, kw, row_bytes(channels / groups)]` to
+`float32[N, O, OH, OW] = float32(accumulator) * scale[O] + bias[O]`, rounded after the product and after the sum. A linear
+layer is the convolution of a map of size 1x1.
+"""
