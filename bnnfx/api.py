@@ -1,0 +1,92 @@
+"""The compiler's entry points: `convert` and `lower`."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from bnnfx import pipelines
+from bnnfx.config import Config
+from bnnfx.core.context import ConvertContext, LowerContext
+from bnnfx.core.passes import run_passes
+from bnnfx.core.record import PassReport, Record, attach, require_stage
+from bnnfx.core.shapes import as_tensors, infer_shapes
+from bnnfx.core.stage import Stage
+from bnnfx.core.trace import trace
+from bnnfx.schemes import get_scheme
+
+
+def convert(
+    model: nn.Module,
+    scheme: str,
+    *,
+    example_inputs: tuple[Any, ...] | None = None,
+    config: Config | None = None,
+) -> fx.GraphModule:
+    """Rewrite a float model into a trainable binary one; the model itself is not changed.
+
+    Parameters keep their names: the float model's `state_dict` loads into the result with `strict=False`, and the only
+    missing keys are those that the scheme adds.
+
+    Args:
+        model: a module that `torch.fx` can trace; a submodule that it cannot is kept as a float leaf.
+        scheme: one of `bnnfx.schemes()`.
+        example_inputs: arguments of `model.forward`, shaped as in use; optional, lets shapes be checked.
+        config: which layers stay float, and options of the scheme.
+
+    Returns:
+        A graph module in stage TRAINABLE, in the training mode and on the device of `model`.
+
+    Raises:
+        ValueError: unknown scheme or option.
+        ConversionError: the model cannot be traced, or nothing in it can be binarized.
+        ExampleInputError: the example inputs do not fit the model.
+
+    >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))
+    >>> type(convert(model, "bireal").get_submodule("1")).__name__
+    'BinaryConv2d'
+    """
+    chosen = get_scheme(scheme)
+    config = config or Config()
+    options = chosen.resolve(config.options)
+    gm, leaves = trace(model)
+    shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs)
+    record = Record(Stage.TRACED, chosen.name, options, [PassReport("Trace", refused=leaves)])
+    context = ConvertContext(chosen, config, shapes, leaves)
+    run_passes(gm, pipelines.CONVERT, context, record)
+    attach(gm, record)
+    return gm
+
+
+def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule:
+    """Fold and bit-pack a trainable graph for inference; `gm` is not changed.
+
+    The result computes what `gm.eval()` computes. Where only bits go from one binary layer to the next, they are equal
+    for every input; where a float stream goes on, a folded batch norm can turn a bit whose value was within rounding of
+    its threshold, and `bnnfx.verify` counts those.
+
+    Args:
+        gm: a graph module in stage TRAINABLE, on any device.
+        example_inputs: arguments of its forward; the batch size stays free, other sizes are fixed.
+
+    Returns:
+        A graph module in stage PACKED, in float32 on the CPU, for inference only.
+
+    Raises:
+        StageError: `gm` is no trainable graph of `convert`.
+        ExampleInputError: the example inputs do not fit.
+
+    >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))
+    >>> packed = lower(convert(model, "xnor"), (torch.zeros(1, 8, 9, 9),))
+    >>> packed(torch.zeros(5, 8, 9, 9)).shape
+    torch.Size([5, 8, 3, 3])
+    """
+    record = require_stage(gm, Stage.TRAINABLE, "lower").continued()
+    packed = copy.deepcopy(gm).cpu().float().eval().requires_grad_(False)
+    inputs = tuple(x.cpu() for x in as_tensors(example_inputs))
+    record.inputs = tuple((x.shape, x.dtype) for x in inputs)
+    context = LowerContext(infer_shapes(packed, inputs))
+    run_passes(packed, pipelines.LOWER, context, record)
+    attach(packed, record)
+    return packed

@@ -1,0 +1,115 @@
+"""Calibration: run unlabeled batches, re-estimate batch-norm statistics, and record what every binarizer sees."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, fx, nn
+
+from bnnfx.core.record import require_stage
+from bnnfx.core.stage import Stage
+from bnnfx.nn import ActivationBinarizer
+from bnnfx.nn.observer import ChannelStatistics
+
+
+@dataclass(frozen=True)
+class Observations:
+    """What each binarizer saw, by its qualified name, in the order of the graph; prints as a table."""
+
+    layers: dict[str, ChannelStatistics]
+
+    def __getitem__(self, name: str) -> ChannelStatistics:
+        """The statistics of one binarizer."""
+        return self.layers[name]
+
+    def __str__(self) -> str:
+        """One row per binarizer: mean and spread over its channels, share of +1 (lowest to highest channel), zeros."""
+        table = Table("binarizer", "channels", "mean", "spread", "share of +1", "exact zeros")
+        for name, seen in self.layers.items():
+            share = seen.share_positive
+            table.add_row(
+                name,
+                str(len(share)),
+                f"{float(seen.mean.mean()):+.3f}",
+                f"{float(seen.spread.mean()):.3f}",
+                f"{float(share.min()):.2f} .. {float(share.max()):.2f}",
+                str(int(seen.zeros.sum())),
+            )
+        console = Console(width=110)
+        with console.capture() as capture:
+            console.print(table)
+        return capture.get()
+
+
+def calibrate(gm: fx.GraphModule, batches: Iterable[Any], *, batch_norm: bool = True) -> Observations:
+    """Observe a trainable graph on unlabeled batches.
+
+    Args:
+        gm: a graph module in stage TRAINABLE; its batch-norm statistics are changed, its training mode is kept.
+        batches: each a tensor, or a tuple of the arguments of forward. Gone through twice (an iterator is stored first).
+        batch_norm: replace the running statistics of batch norms by the average over these batches.
+
+    Returns:
+        Per binarizer and channel: mean, spread, share of +1, exact zeros.
+
+    Raises:
+        StageError: `gm` is no trainable graph.
+        ValueError: there is no batch.
+    """
+    require_stage(gm, Stage.TRAINABLE, "calibrate")
+    repeatable = list(batches) if isinstance(batches, Iterator) else batches
+    modes = {module: module.training for module in gm.modules()}
+    observed = {name: m for name, m in gm.named_modules() if isinstance(m, ActivationBinarizer)}
+    gm.eval()
+    try:
+        if batch_norm:
+            with _averaging_batch_norms(gm):
+                _run(gm, repeatable)
+        for binarizer in observed.values():
+            binarizer.statistics = ChannelStatistics()
+        _run(gm, repeatable)
+        seen = {name: binarizer.statistics for name, binarizer in observed.items()}
+    finally:
+        for binarizer in observed.values():
+            binarizer.statistics = None
+        for module, training in modes.items():
+            module.training = training
+    order = [str(node.target) for node in gm.graph.nodes if node.target in seen]
+    return Observations({name: statistics for name in order if (statistics := seen[name]) is not None})
+
+
+@torch.no_grad()
+def _run(gm: fx.GraphModule, batches: Iterable[Any]) -> None:
+    count = 0
+    for batch in batches:
+        gm(*(batch if isinstance(batch, tuple | list) else (batch,)))
+        count += 1
+    if not count:
+        raise ValueError("calibrate needs at least one batch; the iterable given holds none.")
+
+
+@contextmanager
+def _averaging_batch_norms(gm: fx.GraphModule) -> Iterator[None]:
+    """Reset the running statistics and let them become the plain average of what passes through."""
+    norms = [m for m in gm.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+    momenta = [norm.momentum for norm in norms]
+    before: list[tuple[Tensor, ...]] = [tuple(b.clone() for b in norm.buffers()) for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # cumulative average
+        norm.train()
+    try:
+        yield
+    except BaseException:
+        for norm, values in zip(norms, before, strict=True):
+            for buffer, value in zip(norm.buffers(), values, strict=True):
+                buffer.copy_(value)
+        raise
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()

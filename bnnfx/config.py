@@ -1,0 +1,78 @@
+"""What a user can say about single layers: which stay float, and options of the scheme."""
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+FLOAT_KEYWORDS = ("first", "last", "downsample")
+"""`first`: layers that read a graph input; `last`: layers whose result reaches an output without another layer;
+`downsample`: 1x1 convolutions on the shortcut side of a residual add."""
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """Settings of one layer, or of all that a key of `Config.layers` selects; None and absent mean "as before".
+
+    Attributes:
+        binarize: whether the layer is binarized.
+        options: options of the scheme for this layer, over those of `Config.options`.
+    """
+
+    binarize: bool | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Which layers stay float, and options of the scheme.
+
+    Later rules win over earlier ones: the keywords of `keep_float`, then keys of `layers` that are module types, then
+    globs, then exact names.
+
+    Attributes:
+        keep_float: any of `"first"`, `"last"`, `"downsample"`.
+        layers: settings by module type, by glob over qualified names, or by exact qualified name.
+        options: options of the scheme, for all layers.
+
+    >>> config = Config(layers={nn.Linear: LayerConfig(binarize=False), "features.0": LayerConfig(binarize=True)})
+    >>> config.for_layer("features.0", nn.Linear).binarize
+    True
+    """
+
+    keep_float: tuple[str, ...] = FLOAT_KEYWORDS
+    layers: Mapping[str | type[nn.Module], LayerConfig] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = [word for word in self.keep_float if word not in FLOAT_KEYWORDS]
+        if isinstance(self.keep_float, str) or unknown:
+            raise ValueError(f"Config.keep_float is a tuple of {FLOAT_KEYWORDS}; got {self.keep_float!r}.")
+        for key, value in self.layers.items():
+            if not isinstance(value, LayerConfig) or not isinstance(key, str | type):
+                raise ValueError(f"Config.layers maps names, globs or module types to LayerConfig; got {key!r}: {value!r}.")
+
+    def for_layer(self, name: str, kind: type[nn.Module]) -> LayerConfig:
+        """The settings of one layer, all matching keys merged by precedence."""
+        by_type = [value for key, value in self.layers.items() if isinstance(key, type) and issubclass(kind, key)]
+        by_glob = [
+            value
+            for key, value in self.layers.items()
+            if isinstance(key, str) and key != name and fnmatch.fnmatchcase(name, key)
+        ]
+        by_name = [self.layers[name]] if name in self.layers else []
+        binarize, options = None, dict(self.options)
+        for layer in (*by_type, *by_glob, *by_name):
+            binarize = layer.binarize if layer.binarize is not None else binarize
+            options |= layer.options
+        return LayerConfig(binarize, options)
+
+    def unmatched(self, names: Mapping[str, type[nn.Module]]) -> list[str]:
+        """Names and globs of `layers` that select none of the layers `names`: misspelled, most likely."""
+        return [
+            key
+            for key in self.layers
+            if isinstance(key, str) and key not in names and not any(fnmatch.fnmatchcase(name, key) for name in names)
+        ]

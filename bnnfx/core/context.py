@@ -1,0 +1,46 @@
+"""What the passes of a pipeline share besides the graph."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from bnnfx.config import Config
+from bnnfx.core.record import Remark
+from bnnfx.schemes import Scheme
+
+
+@dataclass
+class ConvertContext:
+    """For the passes of `convert`.
+
+    Attributes:
+        scheme: the scheme to apply.
+        config: the user's choices.
+        shapes: shapes of the traced values, empty if no example inputs were given; nodes made later have none.
+        leaves: the submodules that could not be traced, with the reason.
+        binary: qualified names of the layers that will be binarized, with their resolved options; `SelectLayers` fills it.
+    """
+
+    scheme: Scheme
+    config: Config
+    shapes: Mapping[fx.Node, torch.Size] = field(default_factory=dict)
+    leaves: Sequence[Remark] = ()
+    binary: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def is_binary(self, node: fx.Node) -> bool:
+        """Whether a node calls a layer that will be binarized."""
+        return node.op == "call_module" and node.target in self.binary
+
+
+@dataclass
+class LowerContext:
+    """For the passes of `lower`.
+
+    Attributes:
+        shapes: shapes of the values on the example inputs; a pass that replaces a node by one of equal shape adds it.
+    """
+
+    shapes: dict[fx.Node, torch.Size]

@@ -1,0 +1,137 @@
+"""Questions about a graph: which module a node calls, what reads a value, what can flow where."""
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear, nn.Bilinear)
+"""Modules whose weight could be binarized in principle; the ones we binarize are `bnnfx.nn.BINARY_LAYERS`."""
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+RELUS = (nn.ReLU, nn.ReLU6)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+ELEMENTWISE = (*RELUS, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish)
+"""Activation functions: value by value (PReLU: with a slope per channel)."""
+
+_NEVER_NEGATIVE = (*RELUS, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax)
+POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_KEEPS_SIGN = (*POOLS, *DROPOUTS, nn.Identity)  # never negative in, never negative out
+_KEEPS_BITS = (*DROPOUTS, nn.Identity)
+
+
+def module_of(gm: fx.GraphModule, node: object) -> nn.Module | None:
+    """The module that a node calls, or None if it calls none."""
+    if isinstance(node, fx.Node) and node.op == "call_module":
+        return gm.get_submodule(str(node.target))
+    return None
+
+
+def calls(node: object, function: Callable[..., Any]) -> bool:
+    """Whether a node calls this very function."""
+    return isinstance(node, fx.Node) and node.op == "call_function" and node.target is function
+
+
+def is_freezable(module: nn.Module | None) -> bool:
+    """Whether this is a batch norm with running statistics: constant in evaluation."""
+    return isinstance(module, BATCH_NORMS) and module.running_mean is not None
+
+
+def is_add(node: object) -> bool:
+    """Whether a node adds two tensors of the graph (not a constant)."""
+    return isinstance(node, fx.Node) and calls(node, operator.add) and len(node.all_input_nodes) == 2
+
+
+def module_calls(gm: fx.GraphModule, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> Iterator[fx.Node]:
+    """The nodes that call a module of these kinds, in graph order."""
+    for node in list(gm.graph.nodes):
+        if isinstance(module_of(gm, node), kinds):
+            yield node
+
+
+def sole_user(node: fx.Node) -> fx.Node | None:
+    """The only reader of a value, or None if there are none or several."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def bits_source(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Walk back over what keeps +-1 values in evaluation (dropout, identity)."""
+    while isinstance(module_of(gm, node), _KEEPS_BITS):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def never_negative(gm: fx.GraphModule, node: fx.Node, ignoring: tuple[type[nn.Module], ...] = ()) -> fx.Node | None:
+    """The node because of which this value cannot be negative, or None if it can.
+
+    A sum or a concatenation is never negative if all its operands are. Modules of the kinds `ignoring` count as if their
+    result could be negative.
+    """
+    module = module_of(gm, node)
+    if isinstance(module, _NEVER_NEGATIVE) or (isinstance(module, nn.Hardtanh) and module.min_val >= 0):
+        return None if isinstance(module, ignoring) else node
+    if isinstance(module, _KEEPS_SIGN) or calls(node, torch.flatten):
+        return never_negative(gm, node.all_input_nodes[0], ignoring)
+    if is_add(node) or calls(node, torch.cat):
+        culprits = [never_negative(gm, operand, ignoring) for operand in node.all_input_nodes]
+        return culprits[0] if all(culprits) else None
+    return None
+
+
+def relus_reaching(gm: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]:
+    """The ReLU nodes whose output reaches `node` through what keeps non-negative values so."""
+    module = module_of(gm, node)
+    if isinstance(module, RELUS):
+        yield node
+    elif isinstance(module, _KEEPS_SIGN) or calls(node, torch.flatten) or is_add(node) or calls(node, torch.cat):
+        for operand in node.all_input_nodes:
+            yield from relus_reaching(gm, operand)
+
+
+def _is_passage(gm: fx.GraphModule, node: fx.Node) -> bool:
+    return isinstance(module_of(gm, node), (*_KEEPS_SIGN, *ELEMENTWISE)) or calls(node, torch.flatten)
+
+
+def is_normalized(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether every reader of a layer's output meets a batch norm behind nothing but pooling, activations and concat."""
+
+    def met(user: fx.Node) -> bool:
+        passage = _is_passage(gm, user) or calls(user, torch.cat)
+        return isinstance(module_of(gm, user), BATCH_NORMS) or (passage and is_normalized(gm, user))
+
+    return bool(node.users) and all(met(user) for user in node.users)
+
+
+def producer(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
+    """Walk back over pooling, activations, dropout and flatten to what produced the values."""
+    while _is_passage(gm, node):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def monotone_directions(gm: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
+    """How a node's value moves with its input, per channel: +1 up, -1 down, 0 constant; None if that is not known.
+
+    Returns a scalar where all channels agree. Rounding keeps monotone: a product, a sum and a clamp each round monotonely.
+    """
+    module = module_of(gm, node)
+    if isinstance(module, nn.LeakyReLU | nn.PReLU):
+        slope = module.weight.detach() if isinstance(module, nn.PReLU) else torch.tensor(module.negative_slope)
+        return torch.tensor(1.0) if bool((slope >= 0).all()) else None
+    if isinstance(module, (*RELUS, nn.Hardtanh, nn.MaxPool2d)) or calls(node, torch.flatten) or calls(node, torch.reshape):
+        return torch.tensor(1.0)
+    if calls(node, F.batch_norm):
+        gamma = node.args[3]
+        return torch.tensor(1.0) if gamma is None else constant(gm, gamma).sign()
+    return None
+
+
+def constant(gm: fx.GraphModule, node: object) -> torch.Tensor:
+    """The tensor that a `get_attr` node reads."""
+    assert isinstance(node, fx.Node) and node.op == "get_attr"
+    value: torch.Tensor = operator.attrgetter(str(node.target))(gm)
+    return value.detach()

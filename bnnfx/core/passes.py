@@ -1,0 +1,96 @@
+"""What a pass is, and the runner: match, ask, rewrite; then lint, recompile, check the stage, measure the change."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from torch import fx, nn
+
+from bnnfx.core.record import PassReport, Record, Remark
+from bnnfx.core.stage import Stage, check_contract
+
+C = TypeVar("C")
+M = TypeVar("M")
+
+
+class Pass(ABC, Generic[C, M]):
+    """One rewrite, in three questions: where does it match, is it allowed there, what is put in place.
+
+    `C` is the context of the pipeline, `M` what a match is: a node, or a small tuple or dataclass around one.
+
+    Attributes:
+        requires: the stage that the graph is in before.
+        ensures: the stage that it is in afterwards.
+    """
+
+    requires: ClassVar[Stage]
+    ensures: ClassVar[Stage]
+
+    def __init__(self, gm: fx.GraphModule, context: C) -> None:
+        self.gm = gm
+        self.context = context
+        self.report = PassReport(type(self).__name__)
+
+    @abstractmethod
+    def match(self) -> Iterable[M]:
+        """The places where the pass could apply, in graph order; asked lazily, so a rewrite is seen by later matches."""
+
+    def allowed(self, match: M) -> str | None:
+        """The reason not to rewrite here, with what would change it; None if nothing speaks against it."""
+        return None
+
+    @abstractmethod
+    def rewrite(self, match: M) -> None:
+        """Change the graph at a match."""
+
+    @abstractmethod
+    def subject(self, match: M) -> str:
+        """Name of a match in reports: the layer's qualified name where there is one, else the node's."""
+
+    def finish(self) -> None:
+        """Called after the last match, for what can only be said of the whole graph."""
+
+    def note(self, subject: str, reason: str) -> None:
+        """Record something noticed that is no refusal."""
+        self.report.notes.append(Remark(subject, reason))
+
+
+def run_passes(
+    gm: fx.GraphModule, passes: Sequence[type[Pass[C, object]]], context: C, record: Record
+) -> fx.GraphModule:
+    """Run passes in order on `gm`, in place; each report goes into `record`.
+
+    Raises:
+        StageError: a pass was given, or left, a graph that breaks the promise of a stage.
+    """
+    for kind in passes:
+        if record.stage is not kind.requires:
+            raise AssertionError(f"{kind.__name__} runs on stage {kind.requires}, the graph is in {record.stage}")
+        pass_ = kind(gm, context)
+        before = _fingerprint(gm)
+        for match in pass_.match():
+            subject = pass_.subject(match)
+            reason = pass_.allowed(match)
+            if reason is None:
+                pass_.rewrite(match)
+                pass_.report.applied.append(subject)
+            else:
+                pass_.report.refused.append(Remark(subject, reason))
+        pass_.finish()
+        gm.graph.eliminate_dead_code()
+        gm.delete_all_unused_submodules()
+        gm.graph.lint()
+        gm.recompile()
+        check_contract(gm, kind.ensures)
+        pass_.report.changed = _fingerprint(gm) != before
+        record.stage = kind.ensures
+        record.reports.append(pass_.report)
+    return gm
+
+
+def _fingerprint(gm: fx.GraphModule) -> tuple[object, ...]:
+    """What tells whether anything changed: the code, which module object stands where, which tensors it holds."""
+    modules: dict[str, nn.Module] = dict(gm.named_modules())
+    settings = [(name, id(module), repr(module) if not list(module.children()) else "") for name, module in modules.items()]
+    tensors = [(name, id(t)) for name, t in (*gm.named_parameters(), *gm.named_buffers())]
+    return gm.graph.python_code("self").src, tuple(settings), tuple(tensors)

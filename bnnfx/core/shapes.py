@@ -1,0 +1,75 @@
+"""Shapes of a graph's values, found by running it once on example inputs."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from bnnfx.errors import ExampleInputError
+
+
+class _ShapeRecorder(fx.Interpreter):
+    def __init__(self, gm: fx.GraphModule) -> None:
+        super().__init__(gm)
+        self.shapes: dict[fx.Node, torch.Size] = {}
+        self.extra_traceback = False
+
+    def run_node(self, n: fx.Node) -> Any:
+        try:
+            value = super().run_node(n)
+        except Exception as error:
+            given = ", ".join(
+                f"{source.name} {list(self.shapes[source])}" for source in n.all_input_nodes if source in self.shapes
+            )
+            raise ExampleInputError(
+                f"The example inputs do not fit the model: '{n.name}' ({n.target}) cannot take {given or 'them'}: "
+                f"{str(error).strip().splitlines()[0]} Pass one tensor per argument of forward, shaped as the model is "
+                "called in use."
+            ) from error
+        if isinstance(value, torch.Tensor):
+            self.shapes[n] = value.shape
+        return value
+
+
+def as_tensors(example_inputs: object) -> tuple[torch.Tensor, ...]:
+    """The example inputs, if they are a tuple of batched tensors.
+
+    Raises:
+        ExampleInputError: they are not.
+    """
+    if isinstance(example_inputs, tuple | list) and all(isinstance(x, torch.Tensor) and x.ndim for x in example_inputs):
+        return tuple(example_inputs)
+    given = (
+        f"({', '.join(type(x).__name__ for x in example_inputs)})"
+        if isinstance(example_inputs, tuple | list)
+        else type(example_inputs).__name__
+    )
+    raise ExampleInputError(
+        f"example_inputs is a tuple of tensors whose first axis is the batch, one per argument of forward, such as (x,); "
+        f"got {given}."
+    )
+
+
+def infer_shapes(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> dict[fx.Node, torch.Size]:
+    """The shape of every tensor in the graph, in evaluation mode; the graph itself is not changed.
+
+    Raises:
+        ExampleInputError: wrong number or shape of inputs, naming the node that fails.
+    """
+    example_inputs = as_tensors(example_inputs)
+    names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
+    required = [node for node in gm.graph.nodes if node.op == "placeholder" and not node.args]
+    if not len(required) <= len(example_inputs) <= len(names):
+        raise ExampleInputError(
+            f"The model takes {len(names)} input(s) ({', '.join(names)}); example_inputs has {len(example_inputs)}."
+        )
+    training = {name: module.training for name, module in gm.named_modules()}
+    gm.eval()
+    recorder = _ShapeRecorder(gm)
+    try:
+        with torch.no_grad():
+            recorder.run(*example_inputs)
+    finally:
+        for name, module in gm.named_modules():
+            module.training = training[name]
+    return recorder.shapes

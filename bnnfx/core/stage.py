@@ -1,0 +1,83 @@
+"""The stages of a graph and what each promises; the runner checks the promise after every pass."""
+
+import enum
+from collections.abc import Callable
+
+from torch import fx
+
+from bnnfx.core.canonical import alias_of
+from bnnfx.core.dataflow import DROPOUTS, bits_source, is_freezable, module_of, never_negative
+from bnnfx.errors import StageError
+from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.ops import PACKED_OPS
+
+
+class Stage(enum.Enum):
+    """Where a graph is on its way from the float model to the packed one."""
+
+    TRACED = "traced"
+    CANONICAL = "canonical"
+    TRAINABLE = "trainable"
+    PACKED = "packed"
+
+
+def check_contract(gm: fx.GraphModule, stage: Stage) -> None:
+    """Raise `StageError` naming the first node that breaks the promise of `stage`."""
+    for node in gm.graph.nodes:
+        for rule in _RULES[stage]:
+            broken = rule(gm, node)
+            if broken is not None:
+                raise StageError(f"The graph is not in stage {stage.value}: node '{node.name}' {broken}.")
+
+
+_Rule = Callable[[fx.GraphModule, fx.Node], str | None]
+
+
+def _one_spelling(gm: fx.GraphModule, node: fx.Node) -> str | None:
+    alias = alias_of(gm, node)
+    return None if alias is None else f"is spelled as {alias}, which has a canonical spelling"
+
+
+def _layer_reads_bits(gm: fx.GraphModule, node: fx.Node) -> str | None:
+    if not isinstance(module_of(gm, node), BinaryConv2d | BinaryLinear):
+        return None
+    source = bits_source(gm, node.all_input_nodes[0])
+    if isinstance(module_of(gm, source), ActivationBinarizer):
+        return None
+    return f"is a binary layer that reads '{source.name}', which is no binarizer"
+
+
+def _sign_is_not_constant(gm: fx.GraphModule, node: fx.Node) -> str | None:
+    if not isinstance(module_of(gm, node), ActivationBinarizer):
+        return None
+    culprit = never_negative(gm, node.all_input_nodes[0])
+    return None if culprit is None else f"binarizes a tensor that is never negative, because of '{culprit.name}'"
+
+
+def _inference_only(gm: fx.GraphModule, node: fx.Node) -> str | None:
+    module = module_of(gm, node)
+    if isinstance(module, (ActivationBinarizer, BinaryConv2d, BinaryLinear, *DROPOUTS)) or is_freezable(module):
+        return f"is a {type(module).__name__}, which belongs to training"
+    return None
+
+
+_BY_TARGET = {op.target: op for op in PACKED_OPS}
+
+
+def _packed_ops_read_bits(gm: fx.GraphModule, node: fx.Node) -> str | None:
+    op = _BY_TARGET.get(node.target) if node.op == "call_function" else None  # type: ignore[arg-type]
+    if op is None or not op.bits_in:
+        return None
+    source = node.args[0]
+    producer = _BY_TARGET.get(source.target) if isinstance(source, fx.Node) else None  # type: ignore[arg-type]
+    if producer is not None and producer.bits_out:
+        return None
+    return f"reads '{source}', which does not hold packed bits"
+
+
+_RULES: dict[Stage, tuple[_Rule, ...]] = {
+    Stage.TRACED: (),
+    Stage.CANONICAL: (_one_spelling,),
+    Stage.TRAINABLE: (_one_spelling, _layer_reads_bits, _sign_is_not_constant),
+    Stage.PACKED: (_inference_only, _packed_ops_read_bits),
+}

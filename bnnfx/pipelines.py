@@ -1,0 +1,43 @@
+"""The order of all passes, stage by stage; written here and nowhere else."""
+
+from typing import Any
+
+from bnnfx.core.passes import Pass
+from bnnfx.passes.add_shortcut_per_convolution import AddShortcutPerConvolution
+from bnnfx.passes.binarize_layers import BinarizeLayers
+from bnnfx.passes.canonicalize_calls import CanonicalizeCalls
+from bnnfx.passes.drop_inference_identities import DropInferenceIdentities
+from bnnfx.passes.fold_batchnorm_to_affine import FoldBatchNormToAffine
+from bnnfx.passes.fold_epilogue_to_threshold import FoldEpilogueToThreshold
+from bnnfx.passes.freeze_batchnorm import FreezeBatchNorm
+from bnnfx.passes.functionalize_inplace import FunctionalizeInplace
+from bnnfx.passes.insert_batchnorm import InsertBatchNorm
+from bnnfx.passes.move_maxpool_behind_pack import MoveMaxPoolBehindPack
+from bnnfx.passes.pack_layers import PackLayers
+from bnnfx.passes.replace_relu import ReplaceRelu
+from bnnfx.passes.select_layers import SelectLayers
+
+CONVERT: tuple[type[Pass[Any, Any]], ...] = (
+    # TRACED -> CANONICAL
+    FunctionalizeInplace,
+    CanonicalizeCalls,
+    # CANONICAL: decide once, then give the network the structure that the scheme needs
+    SelectLayers,
+    InsertBatchNorm,
+    AddShortcutPerConvolution,  # needs the batch norms: a shortcut joins behind them
+    ReplaceRelu,  # needs the shortcuts: a ReLU behind an add closes a block
+    # CANONICAL -> TRAINABLE
+    BinarizeLayers,
+)
+
+LOWER: tuple[type[Pass[Any, Any]], ...] = (
+    # TRAINABLE
+    DropInferenceIdentities,
+    FreezeBatchNorm,
+    # TRAINABLE -> PACKED
+    PackLayers,
+    # PACKED: the bits of a chain first, with the float expression still as it was trained; then what stays float
+    MoveMaxPoolBehindPack,
+    FoldEpilogueToThreshold,
+    FoldBatchNormToAffine,
+)

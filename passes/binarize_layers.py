@@ -1,0 +1,50 @@
+"""The step from a float to a trainable binary graph: binarizers in front of the selected layers, binary weights in them."""
+
+from collections.abc import Iterator
+
+from torch import fx, nn
+
+from bnnfx.core import edit
+from bnnfx.core.context import ConvertContext
+from bnnfx.core.dataflow import DROPOUTS, module_of, sole_user
+from bnnfx.core.passes import Pass
+from bnnfx.core.stage import Stage
+from bnnfx.nn import BinaryConv2d, BinaryLinear
+
+
+class BinarizeLayers(Pass[ConvertContext, fx.Node]):
+    """Before: `conv(x)`. After: `binary_conv(sign(x))`, with the float layer's parameters under their old names.
+
+    A dropout in front of the layer ends up between the two: dropped +-1 values are 0, which a sign behind it would turn
+    into +1.
+    """
+
+    requires = Stage.CANONICAL
+    ensures = Stage.TRAINABLE
+
+    def match(self) -> Iterator[fx.Node]:
+        """Every call of a selected layer."""
+        for node in list(self.gm.graph.nodes):
+            if self.context.is_binary(node):
+                yield node
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Insert the binarizer, and swap the layer at its first call."""
+        name = str(match.target)
+        scheme, options = self.context.scheme, self.context.binary[name]
+        layer = module_of(self.gm, match)
+        if isinstance(layer, nn.Conv2d) and not isinstance(layer, BinaryConv2d):
+            edit.replace_module(self.gm, name, BinaryConv2d.from_float(layer, scheme.weight(layer, options)))
+        elif isinstance(layer, nn.Linear) and not isinstance(layer, BinaryLinear):
+            edit.replace_module(self.gm, name, BinaryLinear.from_float(layer, scheme.weight(layer, options)))
+        reader, source = match, match.all_input_nodes[0]
+        while isinstance(module_of(self.gm, source), DROPOUTS) and sole_user(source) is reader:
+            reader, source = source, source.all_input_nodes[0]
+        target = edit.add_module(self.gm, name, "sign", scheme.activation(options))
+        with self.gm.graph.inserting_before(reader):
+            bits = self.gm.graph.call_module(target, (source,))
+        reader.replace_input_with(source, bits)
+
+    def subject(self, match: fx.Node) -> str:
+        """The layer's qualified name."""
+        return str(match.target)

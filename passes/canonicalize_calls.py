@@ -1,0 +1,44 @@
+"""Aliases of an operation to its one canonical spelling."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx, nn
+
+from bnnfx.core import edit
+from bnnfx.core.canonical import canonical_call
+from bnnfx.core.context import ConvertContext
+from bnnfx.core.passes import Pass
+from bnnfx.core.stage import Stage
+
+
+class CanonicalizeCalls(Pass[ConvertContext, fx.Node]):
+    """Before: `F.relu(x)`, `x.view(x.size(0), -1)`, `x.add_(y)`. After: `nn.ReLU`, `torch.flatten`, `operator.add`."""
+
+    requires = Stage.TRACED
+    ensures = Stage.CANONICAL
+
+    def match(self) -> Iterator[fx.Node]:
+        """Nodes that the table of aliases knows."""
+        for node in list(self.gm.graph.nodes):
+            if canonical_call(self.gm, node) is not None:
+                yield node
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Put the canonical call in the node's place."""
+        call = canonical_call(self.gm, match)
+        assert call is not None
+        function, arguments = call
+        target: Any = function
+        if isinstance(function, nn.Module):
+            target = edit.add_module(self.gm, match.name, type(function).__name__.lower(), function)
+        with self.gm.graph.inserting_before(match):
+            if isinstance(function, nn.Module):
+                new = self.gm.graph.call_module(target, arguments)
+            else:
+                new = self.gm.graph.call_function(target, arguments)
+        edit.replace(match, new)
+
+    def subject(self, match: fx.Node) -> str:
+        """The node's name."""
+        return match.name

@@ -1,0 +1,70 @@
+"""Batch norm behind a packed convolution whose float result survives: one scale and one bias per channel."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import fx
+from torch.nn import functional as F
+
+from bnnfx.core import edit
+from bnnfx.core.chain import CONVOLUTION
+from bnnfx.core.context import LowerContext
+from bnnfx.core.dataflow import calls, constant
+from bnnfx.core.passes import Pass
+from bnnfx.core.stage import Stage
+
+
+class FoldBatchNormToAffine(Pass[LowerContext, fx.Node]):
+    """Before: `batch_norm(binary_conv2d(x, w, s, b))`. After: `binary_conv2d(x, w, s A, (b - mean) A + beta)`.
+
+    `A = gamma / sqrt(var + eps)`, computed in double and rounded once. The result can differ from the batch norm's in the
+    last place, as the batch norm rounds its own intermediate values; `verify` counts the bits that this turns.
+    """
+
+    requires = Stage.PACKED
+    ensures = Stage.PACKED
+
+    def match(self) -> Iterator[fx.Node]:
+        """Batch norms that read a packed convolution (behind a linear layer: its flattened result)."""
+        for node in list(self.gm.graph.nodes):
+            if calls(node, F.batch_norm) and self._convolution(node) is not None:
+                yield node
+
+    def allowed(self, match: fx.Node) -> str | None:
+        """Nothing else may read the value before the batch norm."""
+        node = match.args[0]
+        while isinstance(node, fx.Node):
+            if len(node.users) != 1:
+                return f"'{node.name}' is read without its batch norm too"
+            if calls(node, CONVOLUTION):
+                break
+            node = node.args[0]
+        return None
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Replace the convolution's scale and bias, and drop the batch norm."""
+        convolution = self._convolution(match)
+        assert convolution is not None
+        scale, bias = (constant(self.gm, node).double() for node in convolution.args[2:4])
+        mean, var = (constant(self.gm, node).double() for node in match.args[1:3])
+        gamma, beta = (
+            torch.full_like(mean, default) if node is None else constant(self.gm, node).double()
+            for node, default in zip(match.args[3:5], (1.0, 0.0), strict=True)
+        )
+        factor = gamma / torch.sqrt(var + match.args[7])  # type: ignore[operator]
+        folded = (scale * factor).float(), ((bias - mean) * factor + beta).float()
+        with self.gm.graph.inserting_before(convolution):
+            for index, what, tensor in zip((2, 3), ("scale", "bias"), folded, strict=True):
+                convolution.update_arg(index, edit.add_buffer(self.gm, f"{match.name}_{what}", tensor))
+        match.replace_all_uses_with(match.args[0])  # type: ignore[arg-type]
+        self.gm.graph.erase_node(match)
+
+    def subject(self, match: fx.Node) -> str:
+        """The batch norm's node name."""
+        return match.name
+
+    def _convolution(self, batch_norm: fx.Node) -> fx.Node | None:
+        source = batch_norm.args[0]
+        if calls(source, torch.flatten):
+            source = source.args[0]  # type: ignore[union-attr]
+        return source if isinstance(source, fx.Node) and calls(source, CONVOLUTION) else None

@@ -1,0 +1,46 @@
+"""Batch norm to its inference function over constants, which no later `train()` can turn back."""
+
+from collections.abc import Iterator
+
+from torch import fx
+from torch.nn import functional as F
+
+from bnnfx.core import edit
+from bnnfx.core.context import LowerContext
+from bnnfx.core.dataflow import BATCH_NORMS, is_freezable, module_calls, module_of
+from bnnfx.core.passes import Pass
+from bnnfx.core.stage import Stage
+
+
+class FreezeBatchNorm(Pass[LowerContext, fx.Node]):
+    """Before: `bn(x)`. After: `F.batch_norm(x, mean, var, gamma, beta, training=False)`: the same kernel, the same bits."""
+
+    requires = Stage.TRAINABLE
+    ensures = Stage.TRAINABLE
+
+    def match(self) -> Iterator[fx.Node]:
+        """Calls of batch norms."""
+        yield from module_calls(self.gm, BATCH_NORMS)
+
+    def allowed(self, match: fx.Node) -> str | None:
+        """Running statistics are needed."""
+        if is_freezable(module_of(self.gm, match)):
+            return None
+        return "it keeps no running statistics and normalizes each batch by itself; use track_running_stats=True"
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Read the module's tensors as constants and call the function."""
+        module, graph = module_of(self.gm, match), self.gm.graph
+        names = ("running_mean", "running_var", "weight", "bias")
+        with graph.inserting_before(match):
+            constants = [
+                None if getattr(module, name) is None else graph.get_attr(f"{match.target}.{name}") for name in names
+            ]
+            arguments = (match.all_input_nodes[0], *constants, False, 0.0, module.eps)  # type: ignore[union-attr]
+            frozen = graph.call_function(F.batch_norm, arguments)
+        self.context.shapes[frozen] = self.context.shapes[match]
+        edit.replace(match, frozen)
+
+    def subject(self, match: fx.Node) -> str:
+        """The module's qualified name."""
+        return str(match.target)

@@ -1,0 +1,50 @@
+"""Batch norm behind every layer whose output a binary network needs normalized, where there is none."""
+
+from collections.abc import Iterator
+
+from torch import fx, nn
+
+from bnnfx.core import edit
+from bnnfx.core.context import ConvertContext
+from bnnfx.core.dataflow import WEIGHT_LAYERS, is_normalized, module_calls, module_of, producer
+from bnnfx.core.passes import Pass
+from bnnfx.core.stage import Stage
+
+
+class InsertBatchNorm(Pass[ConvertContext, fx.Node]):
+    """Before: `layer -> ...` without batch norm. After: `layer -> bn -> ...`.
+
+    It is needed behind binary layers, whose integers reach +-n, and behind float layers that feed one: a sign of values
+    that are not centred says little.
+    """
+
+    requires = Stage.CANONICAL
+    ensures = Stage.CANONICAL
+
+    def match(self) -> Iterator[fx.Node]:
+        """Calls of binary layers, and of `Conv2d` or `Linear` that reach one through pooling and activations only."""
+        feeding = {
+            producer(self.gm, node.all_input_nodes[0])
+            for node in self.gm.graph.nodes
+            if self.context.is_binary(node)
+        }
+        for node in module_calls(self.gm, WEIGHT_LAYERS):
+            needed = self.context.is_binary(node) or node in feeding
+            if needed and isinstance(module_of(self.gm, node), nn.Conv2d | nn.Linear) and not is_normalized(self.gm, node):
+                yield node
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Insert `BatchNorm2d` or `BatchNorm1d` named after the layer, on its device and in its type."""
+        layer = module_of(self.gm, match)
+        like = layer.weight  # type: ignore[union-attr]
+        norm: nn.Module
+        if isinstance(layer, nn.Conv2d):
+            norm = nn.BatchNorm2d(layer.out_channels, device=like.device, dtype=like.dtype)  # type: ignore[union-attr, arg-type]
+        else:
+            assert isinstance(layer, nn.Linear)
+            norm = nn.BatchNorm1d(layer.out_features, device=like.device, dtype=like.dtype)  # type: ignore[union-attr, arg-type]
+        edit.call_module_after(self.gm, match, edit.add_module(self.gm, str(match.target), "bn", norm))
+
+    def subject(self, match: fx.Node) -> str:
+        """The layer's qualified name."""
+        return str(match.target)

@@ -1,0 +1,175 @@
+"""Decide which layers become binary; every other convolution or linear layer gets its reason."""
+
+from collections.abc import Iterator
+
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+
+from bnnfx.core.context import ConvertContext
+from bnnfx.core.dataflow import RELUS, WEIGHT_LAYERS, is_add, module_calls, module_of, never_negative
+from bnnfx.core.passes import Pass
+from bnnfx.core.stage import Stage
+from bnnfx.errors import ConversionError
+from bnnfx.nn import BINARY_LAYERS
+
+_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, F.linear, F.conv_transpose2d, F.bilinear)
+
+
+class SelectLayers(Pass[ConvertContext, fx.Node]):
+    """Changes nothing in the graph: it fills `context.binary`, and its refusals say why a layer stays float."""
+
+    requires = Stage.CANONICAL
+    ensures = Stage.CANONICAL
+
+    def match(self) -> Iterator[fx.Node]:
+        """The first call of every layer with a weight, and calls of their functional forms."""
+        self._boundary = _Boundary(self.gm)
+        seen: set[object] = set()
+        for node in list(self.gm.graph.nodes):
+            is_layer = isinstance(module_of(self.gm, node), WEIGHT_LAYERS) and node.target not in seen
+            if is_layer or (node.op == "call_function" and node.target in _FUNCTIONS):
+                seen.add(node.target)
+                yield node
+
+    def allowed(self, match: fx.Node) -> str | None:
+        """The user's choice first, then what the layer itself allows, then what the scheme allows."""
+        layer = module_of(self.gm, match)
+        if layer is None:
+            return f"{match.target.__name__} is called as a function; make it a module to binarize it"  # type: ignore[union-attr]
+        name = str(match.target)
+        chosen = self.context.config.for_layer(name, type(layer)).binarize
+        if chosen is False:
+            return "stays float because Config.layers says binarize=False"
+        if chosen is None:
+            kept = self._kept_float([node for node in self.gm.graph.nodes if node.target == match.target])
+            if kept is not None:
+                return (
+                    f"the {kept} layer stays float; to binarize it, leave {kept!r} out of Config.keep_float or set "
+                    f"Config(layers={{{name!r}: LayerConfig(binarize=True)}})"
+                )
+        return (
+            _unsupported(layer)
+            or self._wrong_rank(match)
+            or self._constant_sign(match)
+            or self.context.scheme.refuses(layer)
+        )
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Note the layer and its options."""
+        name = str(match.target)
+        options = self.context.config.for_layer(name, type(module_of(self.gm, match))).options
+        self.context.binary[name] = self.context.scheme.resolve(options)
+
+    def subject(self, match: fx.Node) -> str:
+        """The layer's qualified name."""
+        return str(match.target) if match.op == "call_module" else match.name
+
+    def finish(self) -> None:
+        """Refuse a configuration that names no layer, and a model in which nothing is left to binarize."""
+        names = {str(node.target): type(module_of(self.gm, node)) for node in module_calls(self.gm, WEIGHT_LAYERS)}
+        unmatched = self.context.config.unmatched(names)
+        if unmatched:
+            raise ValueError(
+                f"Config.layers selects no layer with {', '.join(map(repr, unmatched))}; the layers are: {', '.join(names)}."
+            )
+        if not self.context.binary:
+            refused = [f"'{remark.subject}': {remark.reason}." for remark in self.report.refused[:1]]
+            raise ConversionError(
+                "Nothing in this model can be binarized. "
+                + (f"{len(self.report.refused)} layer(s) stay float, the first is {refused[0]}" if refused else
+                   "torch.fx found no Conv2d or Linear in it; a module that is kept as a leaf hides its layers: "
+                   + (" ".join(f"'{r.subject}' is {r.reason}" for r in self.context.leaves) or "there is none here."))
+            )
+
+    def _kept_float(self, calls: list[fx.Node]) -> str | None:
+        tests = {
+            "first": self._boundary.first,
+            "last": self._boundary.last,
+            "downsample": lambda node: _is_downsample(self.gm, node),
+        }
+        for word in self.context.config.keep_float:
+            if any(tests[word](node) for node in calls):
+                return word
+        return None
+
+    def _constant_sign(self, match: fx.Node) -> str | None:
+        culprit = never_negative(self.gm, match.all_input_nodes[0], ignoring=RELUS)
+        if culprit is None:
+            return None
+        return f"its input is never negative, because of '{culprit.name}', so a sign of it would be constant; put a batch norm between"
+
+    def _wrong_rank(self, match: fx.Node) -> str | None:
+        layer, shape = module_of(self.gm, match), self.context.shapes.get(match.all_input_nodes[0])
+        if shape is None or len(shape) == (2 if isinstance(layer, nn.Linear) else 4):
+            return None
+        return f"its input has shape {list(shape)}; a binary {type(layer).__name__} takes (N, C) or (N, C, H, W) only"
+
+
+def _unsupported(layer: nn.Module) -> str | None:
+    if parametrize.is_parametrized(layer):
+        return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
+    if type(layer) not in BINARY_LAYERS:
+        known = " and ".join(kind.__name__ for kind in BINARY_LAYERS)
+        return f"{type(layer).__name__} is not supported; {known} are"
+    if isinstance(layer, nn.Conv2d):
+        if layer.padding_mode != "zeros":
+            return f"padding_mode={layer.padding_mode!r} is not supported; use 'zeros'"
+        if layer.padding == "same" and any(
+            d * (k - 1) % 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+        ):
+            return "padding='same' pads its two sides differently for this kernel; use an odd kernel or numbers"
+    if not layer.weight.is_floating_point():  # type: ignore[operator]
+        return f"its weight is {layer.weight.dtype}; convert the float model"
+    return None
+
+
+class _Boundary:
+    """Which layers read an input, and which give an output, with no other layer with a weight between."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        layers = set(module_calls(gm, WEIGHT_LAYERS))
+        self._sees_input: set[fx.Node] = set()
+        self._reaches_output: set[fx.Node] = set()
+        for node in gm.graph.nodes:
+            sources = [n for n in node.all_input_nodes if n not in layers]
+            if node.op == "placeholder" or any(source in self._sees_input for source in sources):
+                self._sees_input.add(node)
+        for node in reversed(gm.graph.nodes):
+            users = [user for user in node.users if user not in layers]
+            if any(user.op == "output" or user in self._reaches_output for user in users):
+                self._reaches_output.add(node)
+
+    def first(self, node: fx.Node) -> bool:
+        return node in self._sees_input
+
+    def last(self, node: fx.Node) -> bool:
+        return node in self._reaches_output
+
+
+def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """A 1x1 convolution that is the only one on its side of a residual add, while the other side has more."""
+    layer = module_of(gm, node)
+    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
+        return False
+    end = node
+    while len(end.users) == 1 and not is_add(end):
+        end = next(iter(end.users))
+    if not is_add(end):
+        return False
+    sides = [_layers_up_to_fork(gm, operand) for operand in end.all_input_nodes]
+    own = next((side for side in sides if node in side), [])
+    other = next((side for side in sides if node not in side), [])
+    return own == [node] and len(other) > 1
+
+
+def _layers_up_to_fork(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
+    """The layers with a weight on the chain that ends at `node`, back to where the value has several readers."""
+    found = []
+    while len(node.users) == 1 and len(node.all_input_nodes) == 1:
+        if isinstance(module_of(gm, node), WEIGHT_LAYERS):
+            found.append(node)
+        node = node.all_input_nodes[0]
+    return found
+
+
