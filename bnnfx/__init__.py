@@ -1,0 +1,51 @@
+"""bnnfx: a compiler for binary neural networks, from a float PyTorch model to one small and fast ONNX file.
+
+>>> from torch import nn
+>>> bnn = convert(nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3))), scheme="rbnn")
+"""
+
+from importlib.metadata import version as _version
+
+from bnnfx.api import convert, lower
+from bnnfx.calibration import Observations, calibrate
+from bnnfx.config import Config, LayerConfig
+from bnnfx.errors import (
+    BnnfxError,
+    ConversionError,
+    ExampleInputError,
+    ExportError,
+    ModelFileError,
+    StageError,
+)
+from bnnfx.export import export_onnx
+from bnnfx.inspect import Verification, verify
+from bnnfx.runtime import Session, library_path, load
+from bnnfx.schedule import Schedule
+from bnnfx.schemes import Scheme, register_scheme, schemes
+
+__version__ = _version("bnnfx")
+
+__all__ = [
+    "BnnfxError",
+    "Config",
+    "ConversionError",
+    "ExampleInputError",
+    "ExportError",
+    "LayerConfig",
+    "ModelFileError",
+    "Observations",
+    "Schedule",
+    "Scheme",
+    "Session",
+    "StageError",
+    "Verification",
+    "calibrate",
+    "convert",
+    "export_onnx",
+    "library_path",
+    "load",
+    "lower",
+    "register_scheme",
+    "schemes",
+    "verify",
+]

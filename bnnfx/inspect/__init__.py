@@ -1,0 +1,5 @@
+"""Looking at graphs and comparing them."""
+
+from bnnfx.inspect.verify import Verification, verify
+
+__all__ = ["Verification", "verify"]

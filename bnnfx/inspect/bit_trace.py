@@ -1,0 +1,182 @@
+"""Running a model, in whichever form, and recording every bit it computes under the name of its binarizer."""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.numpy_helper
+import torch
+from torch import Tensor, fx, nn
+
+from bnnfx.core.dataflow import CONVOLUTIONS, module_of
+from bnnfx.core.record import record_of
+from bnnfx.core.stage import Stage
+from bnnfx.errors import StageError
+from bnnfx.nn import ActivationBinarizer
+from bnnfx.numerics.bits import unpack_bits
+from bnnfx.ops import PACKED_OPS
+from bnnfx.ops.registry import ONNX_DOMAIN
+from bnnfx.runtime.session import open_session, read_model
+
+Array = npt.NDArray[Any]
+
+_BY_TARGET = {op.target: op for op in PACKED_OPS}
+_BY_ONNX_NAME = {op.onnx_name: op for op in PACKED_OPS}
+
+
+@dataclass
+class Bits:
+    """What one binarizer gave, one row per sample, its values in the order of the trainable graph (channels first).
+
+    Attributes:
+        bits: `bool[N, K]`.
+        compared: the float values that were compared with the threshold, minus it, `float[N, K]`; None where the bits came
+            from integers.
+    """
+
+    bits: Array
+    compared: Array | None
+
+
+@dataclass
+class BitTrace:
+    """One run of a model.
+
+    Attributes:
+        bits: by binarizer name, in order of execution.
+        outputs: the model's outputs.
+        faults: per packed ONNX node, how many values differ from the reference operator on the same inputs.
+        terms: length of the longest float sum, plus the number of float steps: scales the rounding to expect.
+    """
+
+    bits: dict[str, Bits] = field(default_factory=dict)
+    outputs: list[Array] = field(default_factory=list)
+    faults: dict[str, int] = field(default_factory=dict)
+    terms: int = 1
+
+
+def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...]) -> BitTrace:
+    """Run a trainable graph, a packed graph, or an ONNX file.
+
+    Raises:
+        StageError: it is a graph that was not made by `convert` or `lower`.
+        ModelFileError: the file cannot be run.
+    """
+    if isinstance(model, str | Path):
+        return _trace_file(Path(model), inputs)
+    record = record_of(model) if isinstance(model, fx.GraphModule) else None
+    if record is None or record.stage not in (Stage.TRAINABLE, Stage.PACKED):
+        raise StageError(
+            "verify compares graphs of bnnfx.convert and bnnfx.lower, and paths of exported files; "
+            f"got {'a path-less ' if record is None else ''}{type(model).__name__}."
+        )
+    recorder = _Recorder(copy.deepcopy(model).eval().cpu().float(), len(inputs[0]))
+    with torch.no_grad():
+        outputs = recorder.run(*inputs)
+    recorder.trace.outputs = [y.numpy() for y in _tensors(outputs)]
+    recorder.trace.terms = _terms(recorder.trace, [m.weight.shape for m in model.modules() if type(m) in _FLOAT])
+    return recorder.trace
+
+
+_FLOAT = (*CONVOLUTIONS, nn.Linear)
+
+
+def _terms(trace: BitTrace, weights: list[torch.Size]) -> int:
+    return max((shape[1:].numel() for shape in weights), default=1) + len(trace.bits) + len(weights)
+
+
+def _tensors(outputs: object) -> list[Tensor]:
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if isinstance(outputs, dict):
+        outputs = list(outputs.values())
+    assert isinstance(outputs, tuple | list)
+    return [tensor for item in outputs for tensor in _tensors(item)]
+
+
+class _Recorder(fx.Interpreter):
+    def __init__(self, gm: fx.GraphModule, samples: int) -> None:
+        super().__init__(gm)
+        self.gm = gm
+        self.samples = samples
+        self.trace = BitTrace()
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        binarizer = module_of(self.gm, n)
+        if isinstance(binarizer, ActivationBinarizer):
+            x = self.env[n.all_input_nodes[0]]
+            compared = (x - binarizer.threshold(x, x.ndim)).numpy()
+            self.trace.bits[n.name] = Bits(_rows(result.numpy() > 0, self.samples), _rows(compared, self.samples))
+        op = _BY_TARGET.get(n.target) if n.op == "call_function" else None  # type: ignore[arg-type]
+        if op is not None and op.bits_out:
+            arguments = [self.env[a].numpy() if isinstance(a, fx.Node) else None for a in n.args[: op.inputs]]
+            self.trace.bits[n.name] = _packed_bits(
+                op.onnx_name, result.numpy(), arguments, _channels(n), self.samples
+            )
+        return result
+
+
+def _channels(node: fx.Node) -> int:
+    """How many channels a packed map holds, which only its readers know."""
+    user = next(iter(node.users))
+    target = torch.ops.bnnfx.max_pool2d.default
+    return _channels(user) if user.target is target else int(user.args[4])  # type: ignore[call-overload]
+
+
+def _packed_bits(onnx_name: str, packed: Array, arguments: list[Array | None], channels: int, samples: int) -> Bits:
+    compared = None
+    if onnx_name == "Pack":
+        x, threshold = arguments[:2]
+        assert x is not None and threshold is not None
+        compared = _rows(x - threshold, samples)
+    return Bits(_rows(unpack_bits(packed, channels).transpose(0, 3, 1, 2), samples), compared)
+
+
+def _rows(array: Array, samples: int) -> Array:
+    return array.reshape(samples, -1)
+
+
+def _trace_file(path: Path, inputs: tuple[Tensor, ...]) -> BitTrace:
+    model = read_model(path)
+    graph = model.graph
+    ours = [node for node in graph.node if node.domain == ONNX_DOMAIN]
+    constants = {x.name: onnx.numpy_helper.to_array(x) for x in graph.initializer}
+    outputs = [value.name for value in graph.output]
+    known = {*constants, *(value.name for value in graph.input)}
+    wanted = [name for node in ours for name in (*node.input, *node.output) if name not in known]
+    exposed = [name for name in dict.fromkeys(wanted) if name not in outputs]
+    graph.output.extend(onnx.ValueInfoProto(name=name) for name in exposed)
+    session = open_session(model, str(path))
+    values = session.run(*inputs)
+    feeds = dict(zip((value.name for value in graph.input), (x.numpy() for x in inputs), strict=True))
+    computed = values if isinstance(values, tuple) else (values,)
+    by_name = constants | feeds | dict(zip([*outputs, *exposed], computed, strict=True))
+    trace = BitTrace(outputs=[by_name[name] for name in outputs])
+    for node in ours:
+        op = _BY_ONNX_NAME[node.op_type]
+        tensors = [torch.from_numpy(np.array(by_name[name])) for name in node.input]
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if "pads" in attributes:
+            attributes["pads"] = attributes["pads"][:2]
+        expected = op.target(*tensors, *(attributes[name] for name in op.attributes)).numpy()
+        given = by_name[node.output[0]]
+        trace.faults[node.name] = int((expected.view(np.uint8) != np.ascontiguousarray(given).view(np.uint8)).sum())
+        if op.bits_out:
+            channels = _file_channels(node, ours)
+            trace.bits[node.name] = _packed_bits(node.op_type, given, [t.numpy() for t in tensors], channels, len(inputs[0]))
+    weights = [torch.Size(array.shape) for array in constants.values() if array.dtype == np.float32 and array.ndim > 1]
+    trace.terms = _terms(trace, weights)
+    return trace
+
+
+def _file_channels(node: onnx.NodeProto, ours: list[onnx.NodeProto]) -> int:
+    user = next(other for other in ours if node.output[0] in other.input)
+    if user.op_type == "MaxPool2d":
+        return _file_channels(user, ours)
+    return int(next(a.i for a in user.attribute if a.name == "channels"))
+

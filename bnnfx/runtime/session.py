@@ -1,0 +1,109 @@
+"""Running an exported file: a thin wrapper of `onnxruntime.InferenceSession`."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+from torch import Tensor
+
+from bnnfx.errors import ModelFileError
+from bnnfx.ops.registry import OPSET_VERSION
+from bnnfx.runtime.library import library_path
+
+OPSET_KEY = "bnnfx.opset_version"
+"""File metadata: the version of our operator definitions that the file was written for."""
+
+Array = npt.NDArray[Any]
+
+
+class Session:
+    """An ONNX Runtime session of a file written by `bnnfx.export_onnx`.
+
+    Attributes:
+        ort: the `onnxruntime.InferenceSession`.
+    """
+
+    def __init__(self, ort: onnxruntime.InferenceSession) -> None:
+        self.ort = ort
+        self._names = [value.name for value in ort.get_inputs()]
+
+    def run(self, *inputs: Array | Tensor) -> Array | tuple[Array, ...]:
+        """Run the model.
+
+        Args:
+            *inputs: one numpy array or torch tensor per graph input, in order.
+
+        Returns:
+            A numpy array, or a tuple of them where the model has several outputs.
+
+        Raises:
+            ValueError: wrong number of inputs.
+        """
+        if len(inputs) != len(self._names):
+            raise ValueError(
+                f"The model takes {len(self._names)} input(s) ({', '.join(self._names)}); got {len(inputs)}."
+            )
+        arrays = [x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
+        outputs = self.ort.run(None, dict(zip(self._names, arrays, strict=True)))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+
+def load(path: str | Path, *, threads: int = 0, kernels: bool = True) -> Session:
+    """Open an exported file in ONNX Runtime.
+
+    Args:
+        path: the ONNX file.
+        threads: threads for one operator; 0 leaves the choice to ONNX Runtime.
+        kernels: register the bnnfx kernel library; without it the functions stored in the file run instead.
+
+    Returns:
+        The session; its results do not depend on `kernels` or `threads`.
+
+    Raises:
+        ModelFileError: no such file, no ONNX file, or a file of a newer op-set version.
+    """
+    return open_session(read_model(path), str(path), threads=threads, kernels=kernels)
+
+
+def read_model(path: str | Path) -> onnx.ModelProto:
+    """Read an ONNX file and check that this version of bnnfx understands it.
+
+    Raises:
+        ModelFileError: it cannot be read, or it was written for a newer op-set version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ModelFileError(f"There is no file {path}; bnnfx.export_onnx writes one.")
+    try:
+        model = onnx.load(str(path))
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise ModelFileError(f"{path} is not a valid ONNX file: {str(error).strip().splitlines()[0]}") from error
+    written = {entry.key: entry.value for entry in model.metadata_props}.get(OPSET_KEY)
+    if written is not None and int(written) > OPSET_VERSION:
+        raise ModelFileError(
+            f"{path} was written for version {written} of the bnnfx operators; this installation knows version "
+            f"{OPSET_VERSION}. Upgrade bnnfx, or export the model again with this version."
+        )
+    return model
+
+
+def open_session(
+    model: onnx.ModelProto, source: str, *, threads: int = 0, kernels: bool = True
+) -> Session:
+    """A session of a model in memory; `source` names it in errors."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if kernels:
+        options.register_custom_ops_library(str(library_path()))
+    try:
+        ort = onnxruntime.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:
+        raise ModelFileError(f"ONNX Runtime cannot run {source}: {str(error).strip().splitlines()[0]}") from error
+    return Session(ort)
