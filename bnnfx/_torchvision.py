@@ -23,8 +23,9 @@ def import_torchvision() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
         del sys.modules[name]
-    library = torch.library.Library("torchvision", "DEF")  # kept alive below
+    library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]  # kept alive below
     for name in _OPERATORS:
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        library.define(schema)  # type: ignore[no-untyped-call]
     _libraries.append(library)
     return importlib.import_module("torchvision")

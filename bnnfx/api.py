@@ -3,7 +3,6 @@
 import copy
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from bnnfx import pipelines
@@ -54,7 +53,7 @@ def convert(
     shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs)
     record = Record(Stage.TRACED, chosen.name, options, [PassReport("Trace", refused=leaves)])
     context = ConvertContext(chosen, config, shapes, leaves)
-    run_passes(gm, pipelines.CONVERT, context, record)
+    run_passes(gm, pipelines.with_extensions(pipelines.CONVERT), context, record)
     attach(gm, record)
     return gm
 
@@ -77,6 +76,7 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
         StageError: `gm` is no trainable graph of `convert`.
         ExampleInputError: the example inputs do not fit.
 
+    >>> import torch
     >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))
     >>> packed = lower(convert(model, "xnor"), (torch.zeros(1, 8, 9, 9),))
     >>> packed(torch.zeros(5, 8, 9, 9)).shape
@@ -87,6 +87,6 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     inputs = tuple(x.cpu() for x in as_tensors(example_inputs))
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)
     context = LowerContext(infer_shapes(packed, inputs))
-    run_passes(packed, pipelines.LOWER, context, record)
+    run_passes(packed, pipelines.with_extensions(pipelines.LOWER), context, record)
     attach(packed, record)
     return packed

@@ -50,7 +50,7 @@ def calibrate(gm: fx.GraphModule, batches: Iterable[Any], *, batch_norm: bool = 
 
     Args:
         gm: a graph module in stage TRAINABLE; its batch-norm statistics are changed, its training mode is kept.
-        batches: each a tensor, or a tuple of the arguments of forward. Gone through twice (an iterator is stored first).
+        batches: each a tensor, or a tuple of the arguments of forward. Gone through twice, so an iterator is stored.
         batch_norm: replace the running statistics of batch norms by the average over these batches.
 
     Returns:

@@ -52,7 +52,9 @@ class Config:
             raise ValueError(f"Config.keep_float is a tuple of {FLOAT_KEYWORDS}; got {self.keep_float!r}.")
         for key, value in self.layers.items():
             if not isinstance(value, LayerConfig) or not isinstance(key, str | type):
-                raise ValueError(f"Config.layers maps names, globs or module types to LayerConfig; got {key!r}: {value!r}.")
+                raise ValueError(
+                    f"Config.layers maps names, globs or module types to LayerConfig; got {key!r}: {value!r}."
+                )
 
     def for_layer(self, name: str, kind: type[nn.Module]) -> LayerConfig:
         """The settings of one layer, all matching keys merged by precedence."""

@@ -1,5 +1,10 @@
-"""The order of all passes, stage by stage; written here and nowhere else."""
+"""The order of all passes, stage by stage; written here and nowhere else.
 
+Another package adds a pass through the entry-point group `bnnfx.passes`: a `Pass` class whose attribute `after` is the
+class in one of these tuples that it follows.
+"""
+
+from importlib.metadata import entry_points
 from typing import Any
 
 from bnnfx.core.passes import Pass
@@ -41,3 +46,22 @@ LOWER: tuple[type[Pass[Any, Any]], ...] = (
     FoldEpilogueToThreshold,
     FoldBatchNormToAffine,
 )
+
+
+def with_extensions(passes: tuple[type[Pass[Any, Any]], ...]) -> tuple[type[Pass[Any, Any]], ...]:
+    """The passes, and behind each those of other packages that follow it.
+
+    Raises:
+        ValueError: an entry point is no pass, or follows none of ours.
+    """
+    result = list(passes)
+    for entry in entry_points(group="bnnfx.passes"):
+        extension = entry.load()
+        if not (isinstance(extension, type) and issubclass(extension, Pass) and extension.after in CONVERT + LOWER):
+            raise ValueError(
+                f"The entry point {entry.name!r} of group bnnfx.passes ({entry.value}) must be a subclass of Pass whose "
+                "attribute `after` is one of the passes in bnnfx.pipelines."
+            )
+        if extension.after in passes:
+            result.insert(result.index(extension.after) + 1, extension)
+    return tuple(result)

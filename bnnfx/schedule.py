@@ -30,7 +30,8 @@ class Schedule:
     def __init__(self, gm: nn.Module, epochs: int, *, start_epoch: int = 0) -> None:
         if epochs < 1 or not 0 <= start_epoch <= epochs:
             raise ValueError(
-                f"Schedule needs epochs >= 1 and 0 <= start_epoch <= epochs; got epochs={epochs}, start_epoch={start_epoch}."
+                "Schedule needs epochs >= 1 and 0 <= start_epoch <= epochs; "
+                f"got epochs={epochs}, start_epoch={start_epoch}."
             )
         self.gm = gm
         self.epochs = epochs
@@ -49,8 +50,8 @@ class Schedule:
     def step(self, epoch: float) -> None:
         """Set the model for `epoch` in [0, epochs].
 
-        A whole number also recomputes what is recomputed once per epoch; a fraction only anneals, for loops that want the
-        annealing to move with every step.
+        A whole number also recomputes what is recomputed once per epoch; a fraction only anneals, for loops that want
+        the annealing to move with every step.
         """
         if not 0 <= epoch <= self.epochs:
             raise ValueError(f"epoch is in [0, {self.epochs}]; got {epoch}.")

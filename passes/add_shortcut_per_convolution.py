@@ -56,7 +56,9 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block]):
         """Every convolution must be binary, and every one behind the first must keep its input's shape."""
         for convolution, _ in match.stages:
             if not self.context.is_binary(convolution):
-                return f"'{convolution.target}' in this block stays float; binarize it, or the whole block stays as it is"
+                return (
+                    f"'{convolution.target}' in this block stays float; binarize it, or the whole block stays as it is"
+                )
         for convolution, _ in match.stages[1:]:
             layer = module_of(self.gm, convolution)
             assert isinstance(layer, nn.Conv2d)
@@ -75,7 +77,9 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block]):
         for (_, end), (following, _) in pairwise(match.stages):
             with self.gm.graph.inserting_after(self._move_behind(end, shortcut)):
                 joined = self.gm.graph.call_function(operator.add, (end, shortcut))
-            end.replace_all_uses_with(joined, delete_user_cb=lambda user, new=joined: user is not new)
+            for user in list(end.users):
+                if user is not joined:
+                    user.replace_input_with(end, joined)
             shortcut = following.all_input_nodes[0]
         match.join.args = (match.stages[-1][1], shortcut)
 
@@ -86,9 +90,9 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block]):
     def _block(self, join: fx.Node) -> Block | None:
         for branch, shortcut in (join.all_input_nodes, reversed(join.all_input_nodes)):
             stages, start = self._chain(branch)
-            if len(stages) > 1 and any(self.context.is_binary(node) for node, _ in stages):
-                if shortcut is start or self._starts_at(shortcut, start):
-                    return Block(join, stages, shortcut)
+            binary = len(stages) > 1 and any(self.context.is_binary(node) for node, _ in stages)
+            if binary and (shortcut is start or self._starts_at(shortcut, start)):
+                return Block(join, stages, shortcut)
         return None
 
     def _chain(self, node: fx.Node) -> tuple[list[tuple[fx.Node, fx.Node]], fx.Node]:
@@ -115,7 +119,7 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block]):
         return False
 
     def _move_behind(self, end: fx.Node, shortcut: fx.Node) -> fx.Node:
-        """Move the nodes of the shortcut that stand after `end` right behind it; returns the last node to stand there."""
+        """Move the nodes of the shortcut that stand after `end` right behind it; returns the last one there."""
         order = {node: index for index, node in enumerate(self.gm.graph.nodes)}
         late = []
         while order[shortcut] > order[end]:

@@ -1,4 +1,4 @@
-"""The step from a float to a trainable binary graph: binarizers in front of the selected layers, binary weights in them."""
+"""The step from a float to a trainable binary graph: binarizers before the selected layers, binary weights in them."""
 
 from collections.abc import Iterator
 
@@ -40,7 +40,8 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node]):
         reader, source = match, match.all_input_nodes[0]
         while isinstance(module_of(self.gm, source), DROPOUTS) and sole_user(source) is reader:
             reader, source = source, source.all_input_nodes[0]
-        target = edit.add_module(self.gm, name, "sign", scheme.activation(options))
+        binarizer = scheme.activation(options).to(self.gm.get_parameter(f"{name}.weight").device)
+        target = edit.add_module(self.gm, name, "sign", binarizer)
         with self.gm.graph.inserting_before(reader):
             bits = self.gm.graph.call_module(target, (source,))
         reader.replace_input_with(source, bits)

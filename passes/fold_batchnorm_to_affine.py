@@ -7,7 +7,7 @@ from torch import fx
 from torch.nn import functional as F
 
 from bnnfx.core import edit
-from bnnfx.core.chain import CONVOLUTION
+from bnnfx.core.chain import CONVOLUTION, is_per_channel, is_view
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import calls, constant
 from bnnfx.core.passes import Pass
@@ -17,8 +17,8 @@ from bnnfx.core.stage import Stage
 class FoldBatchNormToAffine(Pass[LowerContext, fx.Node]):
     """Before: `batch_norm(binary_conv2d(x, w, s, b))`. After: `binary_conv2d(x, w, s A, (b - mean) A + beta)`.
 
-    `A = gamma / sqrt(var + eps)`, computed in double and rounded once. The result can differ from the batch norm's in the
-    last place, as the batch norm rounds its own intermediate values; `verify` counts the bits that this turns.
+    `A = gamma / sqrt(var + eps)`, computed in double and rounded once. The result can differ from the batch norm's in
+    the last place, as the batch norm rounds its own intermediate values; `verify` counts the bits that this turns.
     """
 
     requires = Stage.PACKED
@@ -51,7 +51,7 @@ class FoldBatchNormToAffine(Pass[LowerContext, fx.Node]):
             torch.full_like(mean, default) if node is None else constant(self.gm, node).double()
             for node, default in zip(match.args[3:5], (1.0, 0.0), strict=True)
         )
-        factor = gamma / torch.sqrt(var + match.args[7])  # type: ignore[operator]
+        factor = gamma / torch.sqrt(var + match.args[7])  # type: ignore[operator, arg-type]
         folded = (scale * factor).float(), ((bias - mean) * factor + beta).float()
         with self.gm.graph.inserting_before(convolution):
             for index, what, tensor in zip((2, 3), ("scale", "bias"), folded, strict=True):
@@ -65,6 +65,8 @@ class FoldBatchNormToAffine(Pass[LowerContext, fx.Node]):
 
     def _convolution(self, batch_norm: fx.Node) -> fx.Node | None:
         source = batch_norm.args[0]
-        if calls(source, torch.flatten):
-            source = source.args[0]  # type: ignore[union-attr]
+        if isinstance(source, fx.Node) and is_view(source):
+            if not is_per_channel(self.gm, source, self.context.shapes):
+                return None  # of a map: the batch norm has more channels than the convolution
+            source = source.args[0]
         return source if isinstance(source, fx.Node) and calls(source, CONVOLUTION) else None

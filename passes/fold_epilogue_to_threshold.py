@@ -18,9 +18,9 @@ from bnnfx.numerics.thresholds import IntegerThreshold, from_table
 
 @dataclass
 class Epilogue:
-    """A convolution, the nodes behind it in order, and the `pack` that ends them."""
+    """A `pack`, the nodes before it in order, and what they start from: a packed convolution, or not."""
 
-    convolution: fx.Node
+    start: fx.Node
     chain: list[fx.Node]
     pack: fx.Node
 
@@ -28,35 +28,37 @@ class Epilogue:
 class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
     """Before: `pack(f(binary_conv2d(...)))`, f: batch norm, clamps ... After: `binary_conv2d_threshold(...)`.
 
-    An accumulator takes finitely many values: f and the comparison are evaluated at each, as the graph itself would, and
-    the table is replaced by `(z >= threshold) xor flip`. The bits are equal for every input, by construction.
+    An accumulator takes finitely many values: f and the comparison are evaluated at each, as the graph itself would,
+    and the table is replaced by `(z >= threshold) xor flip`. The bits are equal for every input, by construction.
     """
 
     requires = Stage.PACKED
     ensures = Stage.PACKED
 
     def match(self) -> Iterator[Epilogue]:
-        """Packs that a packed convolution reaches through nodes with one tensor input each."""
+        """Every pack, with what is before it back to a packed convolution or to where several values meet."""
         for pack in [node for node in self.gm.graph.nodes if calls(node, PACK)]:
             chain: list[fx.Node] = []
             for node in upstream(pack):
-                if calls(node, CONVOLUTION):
+                if calls(node, CONVOLUTION) or len([n for n in node.all_input_nodes if n.op != "get_attr"]) != 1:
                     yield Epilogue(node, chain[::-1], pack)
-                    break
-                if len([n for n in node.all_input_nodes if n.op != "get_attr"]) != 1:
                     break
                 chain.append(node)
 
     def allowed(self, match: Epilogue) -> str | None:
         """Only bits may be read, value by value, and each channel must be monotone in its accumulator."""
-        for node in (match.convolution, *match.chain):
+        if not calls(match.start, CONVOLUTION):
+            return f"its values come from '{match.start.name}', not from one packed convolution alone"
+        if not isinstance(match.pack.args[1], fx.Node) or match.pack.args[1].op != "get_attr":
+            return (
+                "the threshold is computed from the activations at run time (centring), so nothing folds into integers"
+            )
+        for node in (match.start, *match.chain):
             if len(node.users) != 1:
                 return f"'{node.name}' is also read as float, so the float stream stays"
         for node in match.chain:
-            if not is_per_channel(self.gm, node):
+            if not is_per_channel(self.gm, node, self.context.shapes):
                 return f"'{node.name}' mixes values, so no threshold per channel stands for it"
-        if not isinstance(match.pack.args[1], fx.Node) or match.pack.args[1].op != "get_attr":
-            return "the threshold is computed from the activations at run time (centring), so nothing folds into integers"
         self._threshold = self._integer_threshold(match)
         if self._threshold is None:
             return "the float expression rises and falls with the accumulator in some channel"
@@ -65,7 +67,7 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
     def rewrite(self, match: Epilogue) -> None:
         """Emit the fused operator in the place of the pack."""
         assert self._threshold is not None
-        graph, convolution = self.gm.graph, match.convolution
+        graph, convolution = self.gm.graph, match.start
         bits, weight, _, _, *attributes = convolution.args
         with graph.inserting_before(match.pack):
             threshold = edit.add_buffer(
@@ -80,9 +82,9 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
         edit.replace(match.pack, fused)
 
     def subject(self, match: Epilogue) -> str:
-        """The convolution's node name."""
-        return match.convolution.name
+        """Name of the bits."""
+        return match.pack.name
 
     def _integer_threshold(self, match: Epilogue) -> IntegerThreshold | None:
-        table = table_of_bits(self.gm, match.convolution, match.chain, match.pack)
-        return from_table(accumulators_of(self.gm, match.convolution), table)
+        table = table_of_bits(self.gm, match.start, match.chain, match.pack)
+        return from_table(accumulators_of(self.gm, match.start), table)

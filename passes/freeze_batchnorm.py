@@ -1,6 +1,7 @@
 """Batch norm to its inference function over constants, which no later `train()` can turn back."""
 
 from collections.abc import Iterator
+from typing import Any
 
 from torch import fx
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ from bnnfx.core.stage import Stage
 
 
 class FreezeBatchNorm(Pass[LowerContext, fx.Node]):
-    """Before: `bn(x)`. After: `F.batch_norm(x, mean, var, gamma, beta, training=False)`: the same kernel, the same bits."""
+    """Before: `bn(x)`. After: `F.batch_norm(x, mean, var, gamma, beta, training=False)`: same kernel, same bits."""
 
     requires = Stage.TRAINABLE
     ensures = Stage.TRAINABLE
@@ -36,7 +37,7 @@ class FreezeBatchNorm(Pass[LowerContext, fx.Node]):
             constants = [
                 None if getattr(module, name) is None else graph.get_attr(f"{match.target}.{name}") for name in names
             ]
-            arguments = (match.all_input_nodes[0], *constants, False, 0.0, module.eps)  # type: ignore[union-attr]
+            arguments: tuple[Any, ...] = (match.all_input_nodes[0], *constants, False, 0.0, module.eps)  # type: ignore[union-attr]
             frozen = graph.call_function(F.batch_norm, arguments)
         self.context.shapes[frozen] = self.context.shapes[match]
         edit.replace(match, frozen)

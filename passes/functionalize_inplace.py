@@ -1,15 +1,17 @@
 """In-place operations to their functional forms, so that a rewrite may drop or move them."""
 
-import inspect
 import operator
 from collections.abc import Iterator
 
+import torch
 from torch import fx
 
 from bnnfx.core.context import ConvertContext
 from bnnfx.core.dataflow import module_of
 from bnnfx.core.passes import Pass
 from bnnfx.core.stage import Stage
+
+_INPLACE_FUNCTIONS = (operator.iadd, torch.relu_)  # torch.relu_ is F.relu_ too
 
 
 class FunctionalizeInplace(Pass[ConvertContext, fx.Node]):
@@ -19,7 +21,8 @@ class FunctionalizeInplace(Pass[ConvertContext, fx.Node]):
     ensures = Stage.TRACED
 
     def match(self) -> Iterator[fx.Node]:
-        """Calls of modules with `inplace=True`, functions given `inplace=True`, and `+=`."""
+        """Calls of modules with `inplace=True`, functions given `inplace=True`, `relu_` and its like, and `+=`."""
+        self._flagged: set[str] = set()
         for node in list(self.gm.graph.nodes):
             if self._is_inplace(node):
                 yield node
@@ -31,6 +34,7 @@ class FunctionalizeInplace(Pass[ConvertContext, fx.Node]):
         source.replace_all_uses_with(match, delete_user_cb=lambda user: user in later)
         module = module_of(self.gm, match)
         if module is not None:
+            self._flagged.add(str(match.target))
             module.inplace = False  # type: ignore[assignment]  # ours: convert works on a copy
         elif match.target is operator.iadd:
             match.target = operator.add
@@ -45,13 +49,10 @@ class FunctionalizeInplace(Pass[ConvertContext, fx.Node]):
         module = module_of(self.gm, node)
         if module is not None:
             # a module that is called twice loses its flag at the first call; its later calls still have readers to move
-            return hasattr(module, "inplace") and (module.inplace is True or self._was_inplace(node))
+            return bool(getattr(module, "inplace", False)) or str(node.target) in self._flagged
         if node.op == "call_method":
             return str(node.target) in ("relu_", "add_", "clamp_", "sigmoid_", "tanh_")
-        return node.op == "call_function" and (node.target is operator.iadd or node.kwargs.get("inplace") is True)
-
-    def _was_inplace(self, node: fx.Node) -> bool:
-        return str(node.target) in self.report.applied
+        return node.op == "call_function" and (node.target in _INPLACE_FUNCTIONS or node.kwargs.get("inplace") is True)
 
 
 def _after(node: fx.Node) -> Iterator[fx.Node]:

@@ -24,13 +24,15 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node]):
     def match(self) -> Iterator[fx.Node]:
         """Calls of binary layers, and of `Conv2d` or `Linear` that reach one through pooling and activations only."""
         feeding = {
-            producer(self.gm, node.all_input_nodes[0])
-            for node in self.gm.graph.nodes
-            if self.context.is_binary(node)
+            producer(self.gm, node.all_input_nodes[0]) for node in self.gm.graph.nodes if self.context.is_binary(node)
         }
         for node in module_calls(self.gm, WEIGHT_LAYERS):
             needed = self.context.is_binary(node) or node in feeding
-            if needed and isinstance(module_of(self.gm, node), nn.Conv2d | nn.Linear) and not is_normalized(self.gm, node):
+            if (
+                needed
+                and isinstance(module_of(self.gm, node), nn.Conv2d | nn.Linear)
+                and not is_normalized(self.gm, node)
+            ):
                 yield node
 
     def rewrite(self, match: fx.Node) -> None:
@@ -39,10 +41,10 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node]):
         like = layer.weight  # type: ignore[union-attr]
         norm: nn.Module
         if isinstance(layer, nn.Conv2d):
-            norm = nn.BatchNorm2d(layer.out_channels, device=like.device, dtype=like.dtype)  # type: ignore[union-attr, arg-type]
+            norm = nn.BatchNorm2d(layer.out_channels, device=like.device, dtype=like.dtype)
         else:
             assert isinstance(layer, nn.Linear)
-            norm = nn.BatchNorm1d(layer.out_features, device=like.device, dtype=like.dtype)  # type: ignore[union-attr, arg-type]
+            norm = nn.BatchNorm1d(layer.out_features, device=like.device, dtype=like.dtype)
         edit.call_module_after(self.gm, match, edit.add_module(self.gm, str(match.target), "bn", norm))
 
     def subject(self, match: fx.Node) -> str:

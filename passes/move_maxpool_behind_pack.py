@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx, nn
 
 from bnnfx.core import edit
-from bnnfx.core.chain import CONVOLUTION, PACK, is_per_channel, upstream
+from bnnfx.core.chain import CONVOLUTION, PACK, is_per_channel, is_view, upstream
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import calls, constant, module_of, monotone_directions
 from bnnfx.core.passes import Pass
@@ -27,7 +28,8 @@ class PooledBits:
 class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
     """Before: `pack(f(maxpool(x)))`. After: `max_pool2d(pack(f(x)), and_mask)`.
 
-    Per channel, a bit of a rising f of the maximum is the OR of the bits, of a falling one the AND: `and_mask` says which.
+    Per channel, a bit of a rising f of the maximum is the OR of the bits, of a falling one the AND: `and_mask` says
+    which.
     """
 
     requires = Stage.PACKED
@@ -51,6 +53,8 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
         for node in match.between:
             if monotone_directions(self.gm, node) is None:
                 return f"'{node.name}' between pool and sign may rise and fall, so pooling stays on floats"
+        if self._sees_only_padding(match.pool):
+            return "its dilated windows see nothing but padding somewhere, so pooling stays on floats"
         return None
 
     def rewrite(self, match: PooledBits) -> None:
@@ -89,18 +93,24 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
             module = module_of(self.gm, node)
             if isinstance(module, nn.MaxPool2d) and not module.return_indices:
                 pool = pool or node
-            elif not is_per_channel(self.gm, node):
-                return None
+            elif not is_per_channel(self.gm, node, self.context.shapes) or (pool is None and is_view(node)):
+                return None  # a view of the pooled 1x1 map would be one of the larger map
             elif pool is None:
                 between.append(node)
         return None
+
+    def _sees_only_padding(self, pool: fx.Node) -> bool:
+        """Whether some window holds no value of the map: its maximum is -inf, which no bit stands for."""
+        module, source = module_of(self.gm, pool), pool.all_input_nodes[0]
+        assert isinstance(module, nn.MaxPool2d)
+        return not bool(module(torch.zeros(1, *self.context.shapes[source][2:])).isfinite().all())
 
     def _channels(self, pack: fx.Node) -> int:
         convolution = next(node for node in upstream(pack) if calls(node, CONVOLUTION))
         return len(constant(self.gm, convolution.args[2]))
 
 
-def _attributes(pool: nn.MaxPool2d) -> list[object]:
+def _attributes(pool: nn.MaxPool2d) -> list[Any]:
     """kernel_shape, strides, pads, dilations as pairs (rows, columns), and ceil_mode."""
     values = (pool.kernel_size, pool.stride, pool.padding, pool.dilation)
     return [*([v, v] if isinstance(v, int) else list(v) for v in values), int(pool.ceil_mode)]

@@ -1,6 +1,7 @@
-"""The step from a trainable to a packed graph: binarizers become `pack`, binary layers become `binary_conv2d` on bits."""
+"""The step from a trainable to a packed graph: binarizers become `pack`, binary layers `binary_conv2d` on bits."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,9 +19,9 @@ from bnnfx.numerics.bits import pack_bits
 class PackLayers(Pass[LowerContext, fx.Node]):
     """Before: `layer(sign(x))`. After: `binary_conv2d(pack(x, threshold), weight bits, scale, bias)`, the same numbers.
 
-    A linear layer becomes the convolution of a 1x1 map; behind `torch.flatten` of a map, the convolution of that map with a
-    kernel of its size, so that its bits need not be reordered. Whatever made the weight bits (rotation, centring,
-    standardization) is evaluated here and gone.
+    A linear layer becomes the convolution of a 1x1 map; behind `torch.flatten` of a map, the convolution of that map
+    with a kernel of its size, so that its bits need not be reordered. Whatever made the weight bits (rotation,
+    centring, standardization) is evaluated here and gone.
     """
 
     requires = Stage.TRAINABLE
@@ -56,9 +57,7 @@ class PackLayers(Pass[LowerContext, fx.Node]):
         """The layer's qualified name."""
         return str(match.target)
 
-    def _pack(
-        self, binarizer: fx.Node, x: fx.Node, shape: tuple[int, ...], source: fx.Node | None = None
-    ) -> fx.Node:
+    def _pack(self, binarizer: fx.Node, x: fx.Node, shape: tuple[int, ...], source: fx.Node | None = None) -> fx.Node:
         """The bits of `x`, from `source` (its values as a map) if given; shared by all layers that compare it alike."""
         module, graph = module_of(self.gm, binarizer), self.gm.graph
         assert isinstance(module, ActivationBinarizer)
@@ -74,7 +73,10 @@ class PackLayers(Pass[LowerContext, fx.Node]):
             else:
                 threshold = self._traced_threshold(module, x, rank)
             if source is None:
-                source = x if rank == 4 else graph.call_function(torch.reshape, (x, (-1, *shape)))
+                source = x
+                if rank != 4:
+                    source = graph.call_function(torch.reshape, (x, (-1, *shape)))
+                    self.context.shapes[source] = torch.Size((self.context.shapes[x][:-1].numel(), *shape))
             bits = graph.call_function(torch.ops.bnnfx.pack.default, (source, threshold))
         edit.take_name(bits, binarizer, "float")
         self._packs[key] = bits
@@ -91,7 +93,8 @@ class PackLayers(Pass[LowerContext, fx.Node]):
         self, match: fx.Node, layer: BinaryConv2d | BinaryLinear, bits: fx.Node, kernel: tuple[int, ...]
     ) -> None:
         graph, name = self.gm.graph, str(match.target)
-        rank = len(self.context.shapes[match])
+        shape = self.context.shapes[match]
+        rank = len(shape)
         with graph.inserting_before(match):
             tensors = self._layer_tensors(match, layer, kernel)
             constants = [
@@ -101,16 +104,18 @@ class PackLayers(Pass[LowerContext, fx.Node]):
             result = graph.call_function(
                 torch.ops.bnnfx.binary_conv2d.default, (bits, *constants, *_geometry(layer, kernel))
             )
+            self.context.shapes[result] = shape if rank == 4 else torch.Size((shape[:-1].numel(), shape[-1], 1, 1))
             if rank == 2:
                 result = graph.call_function(torch.flatten, (result, 1))
             elif isinstance(layer, BinaryLinear):
-                result = graph.call_function(torch.reshape, (result, (-1, *self.context.shapes[match][1:])))
+                result = graph.call_function(torch.reshape, (result, (-1, *shape[1:])))
+        self.context.shapes[result] = shape
         edit.replace(match, result)
 
     def _layer_tensors(
         self, match: fx.Node, layer: BinaryConv2d | BinaryLinear, kernel: tuple[int, ...]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Packed weights `uint8[O, kh, kw, B]`, scale and bias `float32[O]`; a layer that is called twice is packed once."""
+        """Packed weights `uint8[O, kh, kw, B]`, scale and bias `float32[O]`, evaluated once per layer."""
         name = str(match.target)
         if name not in self._weights:
             with torch.no_grad():
@@ -135,7 +140,7 @@ class _Threshold(nn.Module):
         return self.binarizer.threshold(x, self.rank)
 
 
-def _geometry(layer: BinaryConv2d | BinaryLinear, kernel: tuple[int, ...]) -> tuple[object, ...]:
+def _geometry(layer: BinaryConv2d | BinaryLinear, kernel: tuple[int, ...]) -> tuple[Any, ...]:
     """The attributes of the packed convolution: channels, strides, pads, dilations, groups."""
     if isinstance(layer, BinaryLinear):
         return layer.in_features // (kernel[0] * kernel[1]), [1, 1], [0, 0], [1, 1], 1

@@ -1,6 +1,6 @@
 """Decide which layers become binary; every other convolution or linear layer gets its reason."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import fx, nn
 from torch.nn import functional as F
@@ -27,17 +27,17 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
         self._boundary = _Boundary(self.gm)
         seen: set[object] = set()
         for node in list(self.gm.graph.nodes):
-            is_layer = isinstance(module_of(self.gm, node), WEIGHT_LAYERS) and node.target not in seen
-            if is_layer or (node.op == "call_function" and node.target in _FUNCTIONS):
+            if node.op == "call_function" and node.target in _FUNCTIONS:
+                yield node
+            if isinstance(module_of(self.gm, node), WEIGHT_LAYERS) and node.target not in seen:
                 seen.add(node.target)
                 yield node
 
     def allowed(self, match: fx.Node) -> str | None:
         """The user's choice first, then what the layer itself allows, then what the scheme allows."""
-        layer = module_of(self.gm, match)
+        layer, name = module_of(self.gm, match), str(match.target)
         if layer is None:
-            return f"{match.target.__name__} is called as a function; make it a module to binarize it"  # type: ignore[union-attr]
-        name = str(match.target)
+            return f"{getattr(match.target, '__name__', name)} is called as a function; make it a module to binarize it"
         chosen = self.context.config.for_layer(name, type(layer)).binarize
         if chosen is False:
             return "stays float because Config.layers says binarize=False"
@@ -58,7 +58,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
     def rewrite(self, match: fx.Node) -> None:
         """Note the layer and its options."""
         name = str(match.target)
-        options = self.context.config.for_layer(name, type(module_of(self.gm, match))).options
+        options = self.context.config.for_layer(name, type(self.gm.get_submodule(name))).options
         self.context.binary[name] = self.context.scheme.resolve(options)
 
     def subject(self, match: fx.Node) -> str:
@@ -67,23 +67,29 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
 
     def finish(self) -> None:
         """Refuse a configuration that names no layer, and a model in which nothing is left to binarize."""
-        names = {str(node.target): type(module_of(self.gm, node)) for node in module_calls(self.gm, WEIGHT_LAYERS)}
+        names = {
+            str(n.target): type(self.gm.get_submodule(str(n.target))) for n in module_calls(self.gm, WEIGHT_LAYERS)
+        }
         unmatched = self.context.config.unmatched(names)
         if unmatched:
             raise ValueError(
-                f"Config.layers selects no layer with {', '.join(map(repr, unmatched))}; the layers are: {', '.join(names)}."
+                f"Config.layers selects no layer with {', '.join(map(repr, unmatched))}; "
+                f"the layers are: {', '.join(names)}."
             )
         if not self.context.binary:
             refused = [f"'{remark.subject}': {remark.reason}." for remark in self.report.refused[:1]]
             raise ConversionError(
                 "Nothing in this model can be binarized. "
-                + (f"{len(self.report.refused)} layer(s) stay float, the first is {refused[0]}" if refused else
-                   "torch.fx found no Conv2d or Linear in it; a module that is kept as a leaf hides its layers: "
-                   + (" ".join(f"'{r.subject}' is {r.reason}" for r in self.context.leaves) or "there is none here."))
+                + (
+                    f"{len(self.report.refused)} layer(s) stay float, the first is {refused[0]}"
+                    if refused
+                    else "torch.fx found no Conv2d or Linear in it; a module that is kept as a leaf hides its layers: "
+                    + (" ".join(f"'{r.subject}' is {r.reason}" for r in self.context.leaves) or "there is none here.")
+                )
             )
 
     def _kept_float(self, calls: list[fx.Node]) -> str | None:
-        tests = {
+        tests: dict[str, Callable[[fx.Node], bool]] = {
             "first": self._boundary.first,
             "last": self._boundary.last,
             "downsample": lambda node: _is_downsample(self.gm, node),
@@ -97,7 +103,10 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
         culprit = never_negative(self.gm, match.all_input_nodes[0], ignoring=RELUS)
         if culprit is None:
             return None
-        return f"its input is never negative, because of '{culprit.name}', so a sign of it would be constant; put a batch norm between"
+        return (
+            f"its input is never negative, because of '{culprit.name}', so a sign of it would be constant; "
+            "put a batch norm between"
+        )
 
     def _wrong_rank(self, match: fx.Node) -> str | None:
         layer, shape = module_of(self.gm, match), self.context.shapes.get(match.all_input_nodes[0])
@@ -109,6 +118,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
 def _unsupported(layer: nn.Module) -> str | None:
     if parametrize.is_parametrized(layer):
         return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
+    if layer._forward_pre_hooks or layer._forward_hooks:
+        return "it has forward hooks (weight normalization is one), which a binary layer would lose; remove them first"
     if type(layer) not in BINARY_LAYERS:
         known = " and ".join(kind.__name__ for kind in BINARY_LAYERS)
         return f"{type(layer).__name__} is not supported; {known} are"
@@ -132,7 +143,7 @@ class _Boundary:
         self._sees_input: set[fx.Node] = set()
         self._reaches_output: set[fx.Node] = set()
         for node in gm.graph.nodes:
-            sources = [n for n in node.all_input_nodes if n not in layers]
+            sources = [n for n in node.all_input_nodes if n not in layers and not _is_size(n)]
             if node.op == "placeholder" or any(source in self._sees_input for source in sources):
                 self._sees_input.add(node)
         for node in reversed(gm.graph.nodes):
@@ -145,6 +156,13 @@ class _Boundary:
 
     def last(self, node: fx.Node) -> bool:
         return node in self._reaches_output
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node reads the shape of a tensor, which carries none of its values."""
+    return (node.op == "call_method" and node.target in ("size", "dim", "numel")) or (
+        node.op == "call_function" and node.target is getattr
+    )
 
 
 def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
@@ -171,5 +189,3 @@ def _layers_up_to_fork(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
             found.append(node)
         node = node.all_input_nodes[0]
     return found
-
-

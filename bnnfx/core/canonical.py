@@ -58,9 +58,7 @@ def alias_of(gm: fx.GraphModule, node: fx.Node) -> str | None:
     return str(node.target) if node.op == "call_method" else f"{getattr(node.target, '__name__', node.target)}"
 
 
-def canonical_call(
-    gm: fx.GraphModule, node: fx.Node
-) -> tuple[nn.Module | Callable[..., Any], tuple[Any, ...]] | None:
+def canonical_call(gm: fx.GraphModule, node: fx.Node) -> tuple[nn.Module | Callable[..., Any], tuple[Any, ...]] | None:
     """What a node should be instead: a module or function to call, and its arguments. None if it is canonical."""
     if node.op == "call_module":
         module = module_of(gm, node)
@@ -73,7 +71,7 @@ def canonical_call(
         return operator.add, node.args[:2]
     if node.target in _CATS:
         return torch.cat, (node.args[0], node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0))
-    if node.target == "flatten" or node.target in ("view", "reshape") or node.target is torch.reshape:
+    if node.target in ("flatten", "view", "reshape", torch.flatten, torch.reshape):
         return _flatten(node)
     kind = _module_kind(node)
     return None if kind is None else _module(gm, node, kind)
@@ -111,8 +109,12 @@ def _module(
 
 def _flatten(node: fx.Node) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
     """`x.flatten(1)`, `x.view(x.size(0), -1)`, `x.reshape(x.shape[0], -1)`: all keep the batch and flatten the rest."""
+    if node.target is torch.flatten and not node.kwargs:
+        return None
+    if not node.args:
+        return None  # the tensor itself as a keyword
     source, rest = node.args[0], node.args[1:]
-    if node.target == "flatten":
+    if node.target in ("flatten", torch.flatten):
         start = node.kwargs.get("start_dim", rest[0] if rest else 0)
         end = node.kwargs.get("end_dim", rest[1] if len(rest) > 1 else -1)
         return torch.flatten, (source, start, end)

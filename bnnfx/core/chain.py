@@ -1,6 +1,6 @@
 """Chains between a packed convolution and a `pack`: what may stand in them, and what they do to every accumulator."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,17 @@ PACK = torch.ops.bnnfx.pack.default
 _VALUES_PER_STEP = 1 << 23
 
 
-def is_per_channel(gm: fx.GraphModule, node: fx.Node) -> bool:
+def is_per_channel(gm: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> bool:
     """Whether each value of a node's result depends on one value of its input, and on its channel, only."""
-    if isinstance(module_of(gm, node), ELEMENTWISE):
-        return True
-    is_view = calls(node, torch.flatten) or calls(node, torch.reshape)  # of a 1x1 map: behind a linear layer
-    return is_view or calls(node, F.batch_norm)
+    if is_view(node):  # of a 1x1 map, behind a linear layer; a larger map's positions would become channels
+        sizes = [shapes[n][1:] for n in (node.all_input_nodes[0], node) if n in shapes]
+        return len(sizes) == 2 and sizes[0][:1] == sizes[1][:1] and all(s.numel() == s[0] for s in sizes)
+    return isinstance(module_of(gm, node), ELEMENTWISE) or calls(node, F.batch_norm)
+
+
+def is_view(node: fx.Node) -> bool:
+    """Whether a node only gives its values another shape."""
+    return calls(node, torch.flatten) or calls(node, torch.reshape)
 
 
 def upstream(node: fx.Node) -> Iterator[fx.Node]:

@@ -21,7 +21,7 @@ class ConvertContext:
         config: the user's choices.
         shapes: shapes of the traced values, empty if no example inputs were given; nodes made later have none.
         leaves: the submodules that could not be traced, with the reason.
-        binary: qualified names of the layers that will be binarized, with their resolved options; `SelectLayers` fills it.
+        binary: the layers that will be binarized and their resolved options; `SelectLayers` fills it.
     """
 
     scheme: Scheme

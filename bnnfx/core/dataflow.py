@@ -22,6 +22,11 @@ _NEVER_NEGATIVE = (*RELUS, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 _KEEPS_SIGN = (*POOLS, *DROPOUTS, nn.Identity)  # never negative in, never negative out
 _KEEPS_BITS = (*DROPOUTS, nn.Identity)
+_REARRANGING = {
+    *("view", "reshape", "flatten", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "chunk", "split"),
+    *(torch.reshape, torch.flatten, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze),
+    *(torch.chunk, torch.split, operator.getitem),
+}
 
 
 def module_of(gm: fx.GraphModule, node: object) -> nn.Module | None:
@@ -39,6 +44,11 @@ def calls(node: object, function: Callable[..., Any]) -> bool:
 def is_freezable(module: nn.Module | None) -> bool:
     """Whether this is a batch norm with running statistics: constant in evaluation."""
     return isinstance(module, BATCH_NORMS) and module.running_mean is not None
+
+
+def rearranges(node: object) -> bool:
+    """Whether a node only moves values of its first argument, or picks some of them: a view, a permutation, a slice."""
+    return isinstance(node, fx.Node) and node.op in ("call_function", "call_method") and node.target in _REARRANGING
 
 
 def is_add(node: object) -> bool:
@@ -68,13 +78,13 @@ def bits_source(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
 def never_negative(gm: fx.GraphModule, node: fx.Node, ignoring: tuple[type[nn.Module], ...] = ()) -> fx.Node | None:
     """The node because of which this value cannot be negative, or None if it can.
 
-    A sum or a concatenation is never negative if all its operands are. Modules of the kinds `ignoring` count as if their
-    result could be negative.
+    A sum or a concatenation is never negative if all its operands are. Modules of the kinds `ignoring` count as if
+    their result could be negative.
     """
     module = module_of(gm, node)
     if isinstance(module, _NEVER_NEGATIVE) or (isinstance(module, nn.Hardtanh) and module.min_val >= 0):
         return None if isinstance(module, ignoring) else node
-    if isinstance(module, _KEEPS_SIGN) or calls(node, torch.flatten):
+    if isinstance(module, _KEEPS_SIGN) or rearranges(node) or _is_mean(node):
         return never_negative(gm, node.all_input_nodes[0], ignoring)
     if is_add(node) or calls(node, torch.cat):
         culprits = [never_negative(gm, operand, ignoring) for operand in node.all_input_nodes]
@@ -87,17 +97,23 @@ def relus_reaching(gm: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]:
     module = module_of(gm, node)
     if isinstance(module, RELUS):
         yield node
-    elif isinstance(module, _KEEPS_SIGN) or calls(node, torch.flatten) or is_add(node) or calls(node, torch.cat):
+    elif isinstance(module, _KEEPS_SIGN) or rearranges(node) or _is_mean(node):
+        yield from relus_reaching(gm, node.all_input_nodes[0])
+    elif is_add(node) or calls(node, torch.cat):
         for operand in node.all_input_nodes:
             yield from relus_reaching(gm, operand)
 
 
 def _is_passage(gm: fx.GraphModule, node: fx.Node) -> bool:
-    return isinstance(module_of(gm, node), (*_KEEPS_SIGN, *ELEMENTWISE)) or calls(node, torch.flatten)
+    return isinstance(module_of(gm, node), (*_KEEPS_SIGN, *ELEMENTWISE)) or rearranges(node)
+
+
+def _is_mean(node: fx.Node) -> bool:
+    return calls(node, torch.mean) or (node.op == "call_method" and node.target == "mean")
 
 
 def is_normalized(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether every reader of a layer's output meets a batch norm behind nothing but pooling, activations and concat."""
+    """Whether every reader of a layer's output meets a batch norm, behind pooling, activations and concat only."""
 
     def met(user: fx.Node) -> bool:
         passage = _is_passage(gm, user) or calls(user, torch.cat)
@@ -116,13 +132,18 @@ def producer(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
 def monotone_directions(gm: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
     """How a node's value moves with its input, per channel: +1 up, -1 down, 0 constant; None if that is not known.
 
-    Returns a scalar where all channels agree. Rounding keeps monotone: a product, a sum and a clamp each round monotonely.
+    Returns a scalar where all channels agree. Rounding keeps monotone: a product, a sum and a clamp each round
+    monotonely.
     """
     module = module_of(gm, node)
     if isinstance(module, nn.LeakyReLU | nn.PReLU):
         slope = module.weight.detach() if isinstance(module, nn.PReLU) else torch.tensor(module.negative_slope)
         return torch.tensor(1.0) if bool((slope >= 0).all()) else None
-    if isinstance(module, (*RELUS, nn.Hardtanh, nn.MaxPool2d)) or calls(node, torch.flatten) or calls(node, torch.reshape):
+    if (
+        isinstance(module, (*RELUS, nn.Hardtanh, nn.MaxPool2d))
+        or calls(node, torch.flatten)
+        or calls(node, torch.reshape)
+    ):
         return torch.tensor(1.0)
     if calls(node, F.batch_norm):
         gamma = node.args[3]

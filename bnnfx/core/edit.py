@@ -1,4 +1,4 @@
-"""Small edits of a graph that every pass needs: new submodules and buffers under readable names, nodes next to nodes."""
+"""Small edits of a graph that every pass needs: submodules and buffers with readable names, nodes for nodes."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def replace_module(gm: fx.GraphModule, target: str, module: nn.Module) -> None:
 
 
 def replace(node: fx.Node, new: fx.Node) -> None:
-    """Let every reader of `node` read `new`, erase `node`, and give `new` its name: bits keep their names to the end."""
+    """Let every reader of `node` read `new`, erase `node`, and give `new` its name (bits keep theirs to the end)."""
     node.replace_all_uses_with(new)
     node.graph.erase_node(node)
     new.name = node.name

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import fx, nn
 
@@ -21,10 +21,12 @@ class Pass(ABC, Generic[C, M]):
     Attributes:
         requires: the stage that the graph is in before.
         ensures: the stage that it is in afterwards.
+        after: for a pass of another package, the pass that it follows; ours are ordered in `bnnfx.pipelines`.
     """
 
     requires: ClassVar[Stage]
     ensures: ClassVar[Stage]
+    after: ClassVar["type[Pass[Any, Any]] | None"] = None
 
     def __init__(self, gm: fx.GraphModule, context: C) -> None:
         self.gm = gm
@@ -33,7 +35,7 @@ class Pass(ABC, Generic[C, M]):
 
     @abstractmethod
     def match(self) -> Iterable[M]:
-        """The places where the pass could apply, in graph order; asked lazily, so a rewrite is seen by later matches."""
+        """The places where the pass could apply, in graph order; asked lazily, so later matches see a rewrite."""
 
     def allowed(self, match: M) -> str | None:
         """The reason not to rewrite here, with what would change it; None if nothing speaks against it."""
@@ -91,6 +93,8 @@ def run_passes(
 def _fingerprint(gm: fx.GraphModule) -> tuple[object, ...]:
     """What tells whether anything changed: the code, which module object stands where, which tensors it holds."""
     modules: dict[str, nn.Module] = dict(gm.named_modules())
-    settings = [(name, id(module), repr(module) if not list(module.children()) else "") for name, module in modules.items()]
+    settings = [
+        (name, id(module), repr(module) if not list(module.children()) else "") for name, module in modules.items()
+    ]
     tensors = [(name, id(t)) for name, t in (*gm.named_parameters(), *gm.named_buffers())]
     return gm.graph.python_code("self").src, tuple(settings), tuple(tensors)

@@ -1,7 +1,7 @@
 """The record that travels with a graph: its stage, the scheme that made it, and what every pass did and refused.
 
-It survives `deepcopy`, `pickle` and `torch.save`. Besides the signature that a graph was lowered for, it holds history for
-people; what a later stage needs of a node is an argument or a buffer of it.
+It survives `deepcopy`, `pickle` and `torch.save`. Besides the signature that a graph was lowered for, it holds
+history for people; what a later stage needs of a node is an argument or a buffer of it.
 """
 
 import dataclasses
@@ -77,6 +77,8 @@ class Record:
 def attach(gm: fx.GraphModule, record: Record) -> None:
     """Store the record where `deepcopy` keeps it (`meta`) and where pickling keeps it (an attribute)."""
     gm.meta[_KEY] = record
+    # torch's own key: deepcopy restores these attributes, so that a copy can be pickled too
+    gm.meta.setdefault("_user_preserved_attributes", {})[_ATTRIBUTE] = record
     setattr(gm, _ATTRIBUTE, record)
 
 

@@ -45,8 +45,8 @@ def as_tensors(example_inputs: object) -> tuple[torch.Tensor, ...]:
         else type(example_inputs).__name__
     )
     raise ExampleInputError(
-        f"example_inputs is a tuple of tensors whose first axis is the batch, one per argument of forward, such as (x,); "
-        f"got {given}."
+        "example_inputs is a tuple of tensors whose first axis is the batch, one per argument of forward, such as "
+        f"(x,); got {given}."
     )
 
 

@@ -23,7 +23,7 @@ class _Untraceable(Exception):
 class _Tracer(fx.Tracer):
     """torch's tracer, with the modules of `leaves` kept whole, and failures named after the module they occur in."""
 
-    def __init__(self, leaves: set[str]) -> None:
+    def __init__(self, leaves: frozenset[str] = frozenset()) -> None:  # unpickling a graph makes one without arguments
         super().__init__()
         self._leaves = leaves
 
@@ -60,7 +60,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
     leaves: dict[str, Exception] = {}
     while True:
         try:
-            graph = _Tracer(set(leaves)).trace(model)
+            graph = _Tracer(frozenset(leaves)).trace(model)
             break
         except _Untraceable as failure:
             leaves[failure.path] = failure.cause
@@ -71,7 +71,9 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
                 "float leaf), or rewrite it with tensor operations."
             ) from error
     gm = fx.GraphModule(model, graph, type(model).__name__)
-    gm.train(model.training)
+    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
+    for name, module in gm.named_modules():
+        module.training = modes.get(name, model.training)
     remarks = [
         Remark(path, f"kept as a float leaf, torch.fx cannot trace it: {_first_line(cause)}")
         for path, cause in leaves.items()

@@ -90,7 +90,7 @@ def _check_target(path: Path, dialect: str, opset: int | None) -> None:
 
 
 def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ...], opset: int) -> onnx.ModelProto:
-    """torch's export of the graph with our operators as nodes of our domain."""
+    """Torch's export of the graph with our operators as nodes of our domain."""
     standard = copy.deepcopy(gm)
     replace_packed_ops(standard)
     # a batch of 1 would be taken for a constant
@@ -113,8 +113,8 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise ExportError(
-            "torch.onnx.export failed on the packed graph. A batch size that the model fixes (a reshape to a number), or a "
-            f"float layer that ONNX lacks, is the usual cause. It said: {str(cause).strip().splitlines()[0]}"
+            "torch.onnx.export failed on the packed graph. A batch size that the model fixes (a reshape to a number), "
+            f"or a float layer that ONNX lacks, is the usual cause. It said: {str(cause).strip().splitlines()[0]}"
         ) from error
     assert program is not None
     return program.model_proto

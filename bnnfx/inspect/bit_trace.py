@@ -34,8 +34,8 @@ class Bits:
 
     Attributes:
         bits: `bool[N, K]`.
-        compared: the float values that were compared with the threshold, minus it, `float[N, K]`; None where the bits came
-            from integers.
+        compared: the float values that were compared with the threshold, minus it, `float[N, K]`; None where the bits
+            came from integers.
     """
 
     bits: Array
@@ -78,7 +78,8 @@ def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...]) -
     with torch.no_grad():
         outputs = recorder.run(*inputs)
     recorder.trace.outputs = [y.numpy() for y in _tensors(outputs)]
-    recorder.trace.terms = _terms(recorder.trace, [m.weight.shape for m in model.modules() if type(m) in _FLOAT])
+    weights = [p.shape for m in model.modules() if type(m) in _FLOAT for p in m.parameters(recurse=False) if p.ndim > 1]
+    recorder.trace.terms = _terms(recorder.trace, weights)
     return recorder.trace
 
 
@@ -115,9 +116,7 @@ class _Recorder(fx.Interpreter):
         op = _BY_TARGET.get(n.target) if n.op == "call_function" else None  # type: ignore[arg-type]
         if op is not None and op.bits_out:
             arguments = [self.env[a].numpy() if isinstance(a, fx.Node) else None for a in n.args[: op.inputs]]
-            self.trace.bits[n.name] = _packed_bits(
-                op.onnx_name, result.numpy(), arguments, _channels(n), self.samples
-            )
+            self.trace.bits[n.name] = _packed_bits(op.onnx_name, result.numpy(), arguments, _channels(n), self.samples)
         return result
 
 
@@ -125,7 +124,7 @@ def _channels(node: fx.Node) -> int:
     """How many channels a packed map holds, which only its readers know."""
     user = next(iter(node.users))
     target = torch.ops.bnnfx.max_pool2d.default
-    return _channels(user) if user.target is target else int(user.args[4])  # type: ignore[call-overload]
+    return _channels(user) if user.target is target else int(user.args[4])  # type: ignore[arg-type]
 
 
 def _packed_bits(onnx_name: str, packed: Array, arguments: list[Array | None], channels: int, samples: int) -> Bits:
@@ -168,7 +167,9 @@ def _trace_file(path: Path, inputs: tuple[Tensor, ...]) -> BitTrace:
         trace.faults[node.name] = int((expected.view(np.uint8) != np.ascontiguousarray(given).view(np.uint8)).sum())
         if op.bits_out:
             channels = _file_channels(node, ours)
-            trace.bits[node.name] = _packed_bits(node.op_type, given, [t.numpy() for t in tensors], channels, len(inputs[0]))
+            trace.bits[node.name] = _packed_bits(
+                node.op_type, given, [t.numpy() for t in tensors], channels, len(inputs[0])
+            )
     weights = [torch.Size(array.shape) for array in constants.values() if array.dtype == np.float32 and array.ndim > 1]
     trace.terms = _terms(trace, weights)
     return trace
@@ -179,4 +180,3 @@ def _file_channels(node: onnx.NodeProto, ours: list[onnx.NodeProto]) -> int:
     if user.op_type == "MaxPool2d":
         return _file_channels(user, ours)
     return int(next(a.i for a in user.attribute if a.name == "channels"))
-

@@ -25,8 +25,8 @@ class NodeComparison:
         total: how many bits were compared.
         differing: how many differ.
         unexplained: how many of these neither rounding nor an earlier difference in the same sample explains.
-        margin: the largest distance from the threshold at which a bit differs for the first time in its sample, as a share
-            of the largest value compared there; 0.0 if there is none.
+        margin: the largest distance from the threshold at which a bit differs for the first time in its sample, as a
+            share of the largest value compared there; 0.0 if there is none.
     """
 
     name: str
@@ -88,8 +88,8 @@ class Verification:
         """A summary, and one row per node with a difference."""
         total = sum(node.total for node in self.nodes)
         lines = [
-            f"{'equal' if self else 'NOT EQUAL'}: {self.differing_bits} of {total} bits differ at {len(self.nodes)} nodes, "
-            f"in {self.diverged} of {self.samples} samples"
+            f"{'equal' if self else 'NOT EQUAL'}: {self.differing_bits} of {total} bits differ, "
+            f"at {len(self.nodes)} nodes and in {self.diverged} of {self.samples} samples"
         ]
         for number, output in enumerate(self.outputs):
             lines.append(
@@ -141,8 +141,8 @@ def compare(a: BitTrace, b: BitTrace) -> Verification:
     names = [name for name in a.bits if name in b.bits]
     if not names or len(a.outputs) != len(b.outputs):
         raise ValueError(
-            f"The two models have {len(names)} binarizers in common, and {len(a.outputs)} and {len(b.outputs)} outputs: "
-            "they are not two forms of one model."
+            f"The two models have {len(names)} binarizers in common, and {len(a.outputs)} and {len(b.outputs)} "
+            "outputs: they are not two forms of one model."
         )
     share = 2.0**-23 * max(a.terms, b.terms)
     samples = len(a.bits[names[0]].bits)
@@ -176,5 +176,3 @@ def _compare_outputs(
         return OutputComparison(0.0, 0.0, predictions)
     difference = float(np.abs(a[same].astype(np.float64) - b[same].astype(np.float64)).max())
     return OutputComparison(difference, share * float(np.abs(a[same]).max()), predictions)
-
-

@@ -35,7 +35,7 @@ class ActivationBinarizer(nn.Module):
         raise NotImplementedError
 
     def threshold(self, x: Tensor, rank: int) -> Tensor:
-        """What `x`, of `rank` axes, is compared with: broadcastable to it. `lower` traces this, so it is plain torch."""
+        """What `x`, of `rank` axes, is compared with: broadcastable to it, and plain torch, for `lower` traces it."""
         return torch.zeros((1,) * rank)
 
     def on_epoch(self, progress: float) -> None:

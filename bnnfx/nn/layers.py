@@ -12,8 +12,8 @@ from bnnfx.nn.weight import ScaledSign, WeightBinarizer
 class _BinaryLayer(nn.Module):
     """What both layers share: binarize the weight, accumulate integers, then scale and add the bias."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Any  # as torch's layers declare them
+    bias: Any
     binarizer: WeightBinarizer
 
     def binary_weight(self) -> tuple[Tensor, Tensor]:
@@ -76,7 +76,7 @@ class BinaryConv2d(_BinaryLayer, nn.Conv2d):
         binary = cls(
             layer.in_channels,
             layer.out_channels,
-            layer.kernel_size,  # type: ignore[arg-type]
+            layer.kernel_size,
             layer.stride,
             layer.padding,
             layer.dilation,
@@ -90,7 +90,8 @@ class BinaryConv2d(_BinaryLayer, nn.Conv2d):
 
     def accumulate(self, x: Tensor, signs: Tensor) -> Tensor:
         """`float[N, C, H, W]` to integers `float[N, O, OH, OW]`; zero padding."""
-        return self._conv_forward(x, signs, None)
+        accumulator: Tensor = self._conv_forward(x, signs, None)
+        return accumulator
 
 
 class BinaryLinear(_BinaryLayer, nn.Linear):

@@ -23,7 +23,7 @@ class _Sign(torch.autograd.Function):
 
 
 def sign(x: Tensor, surrogate: Surrogate, decision: Tensor | None = None) -> Tensor:
-    """Binarize to +-1 with `sign(0) = sign(-0.0) = +1` and NaN to -1; backward multiplies by `surrogate(x)`.
+    """Binarize to +-1; zero of either sign gives +1 and NaN -1; backward multiplies by `surrogate(x)`.
 
     Args:
         x: the argument, any shape.

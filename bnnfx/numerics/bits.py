@@ -33,5 +33,5 @@ def unpack_bits(packed: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.
 
 
 def as_words(packed: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """View packed rows `uint8[..., 8 * W]` as 64-bit words `uint64[..., W]` (their order does not matter to popcount)."""
+    """View packed rows `uint8[..., 8 * W]` as 64-bit words `uint64[..., W]`; popcount does not mind their order."""
     return np.ascontiguousarray(packed).view(np.uint64)

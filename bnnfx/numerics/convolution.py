@@ -4,8 +4,8 @@ The arithmetic, in numbered steps:
 
 1. For vectors of n values +-1 held as bits, `x . w = n - 2 * popcount(x xor w)`. Tail bits that are 0 in both operands
    add nothing, so `n` stays the true length.
-2. The trained network pads with the value 0, which is neither +1 nor -1. A window that hangs over the border is computed
-   as if the padding held bit 0, that is the value -1.
+2. The trained network pads with the value 0, which is neither +1 nor -1. A window that hangs over the border is
+   computed as if the padding held bit 0, that is the value -1.
 3. Each padded tap then contributed `-w` per channel where it should contribute 0, so the sum of the weights under the
    padded taps is added back (`border_correction`). It depends on weights and geometry only and is 0 in the interior.
 """
@@ -73,7 +73,8 @@ def border_correction(
     """
     tap_sums = 2 * np.bitwise_count(weight).sum(axis=-1, dtype=np.int32) - channels  # [O, kh, kw]
     padded = ~valid_taps(geometry, size, (weight.shape[1], weight.shape[2]))
-    return np.einsum("yxij,oij->yxo", padded.astype(np.int32), tap_sums)
+    correction: npt.NDArray[np.int32] = np.einsum("yxij,oij->yxo", padded.astype(np.int32), tap_sums)
+    return correction
 
 
 def binary_conv2d(

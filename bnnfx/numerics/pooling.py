@@ -31,7 +31,9 @@ def max_pool2d(
     rows, columns = geometry.output_size(x.shape[1], x.shape[2], kernel, ceil_mode)
     (ph, pw), (sh, sw), (dh, dw) = geometry.padding, geometry.stride, geometry.dilation
     # ceil_mode windows may reach past the lower and right padding: pad as far as the last window goes
-    reach = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip((rows, columns), (sh, sw), (dh, dw), kernel, strict=True)]
+    reach = [
+        (n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip((rows, columns), (sh, sw), (dh, dw), kernel, strict=True)
+    ]
     below = [max(0, r - size - p) for r, size, p in zip(reach, x.shape[1:3], (ph, pw), strict=True)]
     padded = np.pad(x ^ and_mask, [(0, 0), (ph, below[0]), (pw, below[1]), (0, 0)])
     out = np.zeros((x.shape[0], rows, columns, x.shape[3]), np.uint8)

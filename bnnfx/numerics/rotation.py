@@ -29,8 +29,8 @@ def random_orthogonal(size: int) -> Tensor:
     Source: QR of a Gaussian matrix, with the signs of R's diagonal moved into Q (Mezzadri, math-ph/0609050).
     """
     q, r = torch.linalg.qr(torch.randn(size, size))
-    diagonal = r.diagonal()
-    return q * torch.where(diagonal >= 0, 1.0, -1.0)
+    rotation: Tensor = q * torch.where(r.diagonal() >= 0, 1.0, -1.0)
+    return rotation
 
 
 def standardize(weight: Tensor) -> Tensor:
@@ -88,4 +88,5 @@ def update_rotation(filters: Tensor, r1: Tensor, r2: Tensor, cycles: int = 3) ->
 def nearest_rotation(matrix: Tensor) -> Tensor:
     """The orthogonal Q that maximises `tr(Q^T matrix)`: `U V^T` of its singular value decomposition."""
     u, _, vh = torch.linalg.svd(matrix)
-    return u @ vh
+    rotation: Tensor = u @ vh
+    return rotation

@@ -50,6 +50,6 @@ BINARY_CONV2D = define("binary_conv2d", "BinaryConv2d", _reference, _shape, bits
 """`binary_conv2d(x, weight, scale, bias, channels, strides, pads, dilations, groups)`.
 
 `uint8[N, H, W, row_bytes(channels)]` and `uint8[O, kh, kw, row_bytes(channels / groups)]` to
-`float32[N, O, OH, OW] = float32(accumulator) * scale[O] + bias[O]`, rounded after the product and after the sum. A linear
-layer is the convolution of a map of size 1x1.
+`float32[N, O, OH, OW] = float32(accumulator) * scale[O] + bias[O]`, rounded after the product and after the sum. A
+linear layer is the convolution of a map of size 1x1.
 """

@@ -22,9 +22,7 @@ def _reference(
     dilations: Sequence[int],
     groups: int,
 ) -> Tensor:
-    require_convolution(
-        "binary_conv2d_threshold", x, weight, channels, groups, {"threshold": (threshold, torch.int32)}
-    )
+    require_convolution("binary_conv2d_threshold", x, weight, channels, groups, {"threshold": (threshold, torch.int32)})
     row = row_bytes(weight.shape[0])
     rule = f"flip is uint8[{row}]"
     require(flip.dtype == torch.uint8 and flip.shape == (row,), "binary_conv2d_threshold", rule, flip=flip)

@@ -33,7 +33,8 @@ def require_convolution(
         x=x,
     )
     require(
-        channels % groups == 0
+        groups > 0
+        and channels % groups == 0
         and weight.dtype == torch.uint8
         and weight.ndim == 4
         and weight.shape[3] == row_bytes(channels // groups)

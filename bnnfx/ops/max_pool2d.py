@@ -50,6 +50,6 @@ def _shape(
 MAX_POOL2D = define("max_pool2d", "MaxPool2d", _reference, _shape, bits_in=True, bits_out=True)
 """`max_pool2d(x, and_mask, kernel_shape, strides, pads, dilations, ceil_mode)`.
 
-`uint8[N, H, W, B]` to `uint8[N, OH, OW, B]`: OR of the bits of a window; AND where the packed row `and_mask` `uint8[B]` has
-a 1, for channels whose bit falls as the pooled value grows. Padding adds no bit.
+`uint8[N, H, W, B]` to `uint8[N, OH, OW, B]`: OR of the bits of a window; AND where the packed row `and_mask`
+`uint8[B]` has a 1, for channels whose bit falls as the pooled value grows. Padding adds no bit.
 """

@@ -11,12 +11,12 @@ from bnnfx.numerics.convolution import Geometry, binary_conv2d
 
 def geometry(strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]) -> Geometry:
     """Attributes as the operators take them, pairs of (rows, columns), to a `Geometry`."""
+    if not len(strides) == len(pads) == len(dilations) == 2:
+        raise ValueError(f"strides, pads and dilations are pairs (rows, columns); got {strides}, {pads}, {dilations}")
     return Geometry((strides[0], strides[1]), (pads[0], pads[1]), (dilations[0], dilations[1]))
 
 
-def accumulators(
-    x: Tensor, weight: Tensor, channels: int, window: Geometry, groups: int
-) -> npt.NDArray[np.int32]:
+def accumulators(x: Tensor, weight: Tensor, channels: int, window: Geometry, groups: int) -> npt.NDArray[np.int32]:
     """Integers of a packed convolution, `int32[N, OH, OW, O]`, from tensors on any device."""
     return binary_conv2d(x.cpu().numpy(), weight.cpu().numpy(), channels, window, groups)
 

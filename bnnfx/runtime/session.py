@@ -91,9 +91,7 @@ def read_model(path: str | Path) -> onnx.ModelProto:
     return model
 
 
-def open_session(
-    model: onnx.ModelProto, source: str, *, threads: int = 0, kernels: bool = True
-) -> Session:
+def open_session(model: onnx.ModelProto, source: str, *, threads: int = 0, kernels: bool = True) -> Session:
     """A session of a model in memory; `source` names it in errors."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -101,9 +99,7 @@ def open_session(
     if kernels:
         options.register_custom_ops_library(str(library_path()))
     try:
-        ort = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        ort = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ModelFileError(f"ONNX Runtime cannot run {source}: {str(error).strip().splitlines()[0]}") from error
     return Session(ort)

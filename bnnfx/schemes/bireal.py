@@ -1,13 +1,14 @@
 """Bi-Real Net (Liu et al. 2018, arXiv 1808.00278).
 
-Forward: activations `sign(x)`; weights `alpha_o sign(W)` with `alpha_o = mean |W|` per filter, held constant in backward.
+Forward: activations `sign(x)`; weights `alpha_o sign(W)` with `alpha_o = mean |W|` per filter, which backward holds
+constant.
 
 Backward: activations, `max(0, 2 - 2|x|)` (equation 3); weights, by option `weight_gradient`:
-`"code"` (default) passes the gradient of the scaled weight where |W| <= 1, without alpha, as the authors' PyTorch code does;
-`"paper"` multiplies it by alpha (equation 7).
+`"code"` (default) passes the gradient of the scaled weight where |W| <= 1, without alpha, as the authors' PyTorch
+code does; `"paper"` multiplies it by alpha (equation 7).
 
-Graph: one shortcut per convolution, no ReLU anywhere. The authors' network has `AvgPool2d(2)` in front of its 1x1 shortcut
-convolutions; a block converted here keeps the shortcut layers that it came with.
+Graph: one shortcut per convolution, no ReLU anywhere. The authors' network has `AvgPool2d(2)` in front of its 1x1
+shortcut convolutions; a block converted here keeps the shortcut layers that it came with.
 """
 
 from torch import Tensor, nn
@@ -21,8 +22,8 @@ from bnnfx.schemes.registry import Options, Scheme, register_scheme
 class MagnitudeAwareSign(WeightBinarizer):
     """`alpha * sign(W)` with a constant alpha, the mean magnitude of each filter.
 
-    The layer scales its integers by alpha after the convolution, so the gradient that arrives at the signs already holds
-    alpha: `"code"` divides it out again.
+    The layer scales its integers by alpha after the convolution, so the gradient that arrives at the signs already
+    holds alpha: `"code"` divides it out again.
 
     Args:
         weight_gradient: `"code"` or `"paper"`, see the module.

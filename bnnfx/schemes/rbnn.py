@@ -1,21 +1,22 @@
 """RBNN, Rotated Binary Neural Network (Lin et al. 2020, arXiv 2009.13055), as in the authors' code.
 
 Weights, per layer with fan-in N = a * b: each filter is centred and divided by its standard deviation (w2), rotated
-(`V = R1^T X R2`), and moved towards the rotated copy by a learned share: `w3 = w2 + A (V - w2)`, `A = |sin beta|`. Signs of
-w3, times a learned scale alpha per filter. R1 and R2 are recomputed between epochs from the weights alone.
+(`V = R1^T X R2`), and moved towards the rotated copy by a learned share: `w3 = w2 + A (V - w2)`, `A = |sin beta|`.
+Signs of w3, times a learned scale alpha per filter. R1 and R2 are recomputed between epochs from the weights alone.
 
-Backward: weights, `max(0, k (sqrt(2) t - t^2 |w3|))`; activations, the same with k = 1 and `max(t, 1)`; t grows from 0.01 to
-10 over the training and `k = max(1/t, 1)`, see `bnnfx.numerics.surrogates`.
+Backward: weights, `max(0, k (sqrt(2) t - t^2 |w3|))`; activations, the same with k = 1 and `max(t, 1)`; t grows from
+0.01 to 10 over the training and `k = max(1/t, 1)`, see `bnnfx.numerics.surrogates`.
 
-Zero-gradient trap. The authors' code detaches V and starts at beta = pi/2, where A = 1: the latent weight then gets exactly
-no gradient until weight decay has moved beta, thousands of steps later. That suits 1000 epochs and freezes a short run. So
-beta starts below pi/2 here (option `initial_share`, the A at the start); `initial_share=1.0` with
+Zero-gradient trap. The authors' code detaches V and starts at beta = pi/2, where A = 1: the latent weight then gets
+exactly no gradient until weight decay has moved beta, thousands of steps later. That suits 1000 epochs and freezes a
+short run. So beta starts below pi/2 here (option `initial_share`, the A at the start); `initial_share=1.0` with
 `weight_gradient="code"` is the reference, `weight_gradient="full"` lets the gradient through the rotation,
 `(1 - A) G + A R1 G R2^T`, and is free of the trap for every A.
 
-Centring (option `centre`, off by default). The authors subtract from every activation map its mean over (C, H, W) before
-the sign and divide by its standard deviation. The mean changes the bits and has to be computed at run time, where it keeps
-everything behind it from folding into integers; without it a layer folds like any other. `centre=True` is the reference.
+Centring (option `centre`, off by default). The authors subtract from every activation map its mean over (C, H, W)
+before the sign and divide by its standard deviation. The mean changes the bits and has to be computed at run time,
+where it keeps everything behind it from folding into integers; without it a layer folds like any other. `centre=True`
+is the reference.
 """
 
 import math
@@ -69,8 +70,8 @@ class RotatedSign(WeightBinarizer):
         self.register_buffer("r1", random_orthogonal(a).to(flat))
         self.register_buffer("r2", random_orthogonal(b).to(flat))
         t, k = annealing(0.0)
-        self.register_buffer("t", torch.tensor(t))
-        self.register_buffer("k", torch.tensor(k))
+        self.register_buffer("t", torch.tensor(t, device=flat.device))
+        self.register_buffer("k", torch.tensor(k, device=flat.device))
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Signs of the adjusted rotated weight, shaped as `weight` `[O, ...]`, and alpha `[O]`."""
@@ -98,7 +99,7 @@ class TrainingAwareSign(ActivationBinarizer):
     """The activation path of RBNN: sign(x) with the training-aware pseudo-gradient, k = 1 and `max(t, 1)`.
 
     Args:
-        centre: subtract the mean over all axes but the batch, and evaluate the pseudo-gradient at the standardized value.
+        centre: subtract the mean over all axes but the batch; the pseudo-gradient is that of the standardized value.
 
     Source: RBNN (arXiv 2009.13055) and the authors' code, which always centres.
     """

@@ -54,7 +54,9 @@ class Scheme:
         unknown = sorted(set(given) - set(self.options))
         if unknown:
             known = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
-            raise ValueError(f"Scheme {self.name!r} has no option {', '.join(map(repr, unknown))}; its options are: {known}.")
+            raise ValueError(
+                f"Scheme {self.name!r} has no option {', '.join(map(repr, unknown))}; its options are: {known}."
+            )
         return {**self.options, **given}
 
 

@@ -1,15 +1,15 @@
 """XNOR-Net (Rastegari et al. 2016, arXiv 1603.05279), in the form of its public code: without the K map.
 
-Forward, per filter o: `W' = clamp(W - mean over the input channels, -1, 1)` is written back into the latent weight before
-every training step; `W_b = alpha_o sign(W')`, `alpha_o = mean |W'|`. Activations: `sign(x)`.
+Forward, per filter o: `W' = clamp(W - mean over the input channels, -1, 1)` is written back into the latent weight
+before every training step; `W_b = alpha_o sign(W')`, `alpha_o = mean |W'|`. Activations: `sign(x)`.
 
 Backward: activations, 1 where |x| < 1, else 0; weights, the product rule of `ScaledSign`.
 
 Block order is BN, sign, binary convolution, pool (B-A-C-P, table 3b of the paper): batch norm is inserted where it is
-missing and a ReLU in front of a sign is removed. Neither public code applies the run-time scale map K (the paper, equation
-11, says that it gives less than 1 %), so there is none here. Two more details of that code are left out: it clamps
-the batch-norm weight to at least 0.01 (our thresholds take any sign), and it multiplies the weight gradient by a constant
-per layer (which Adam, its optimizer, cancels).
+missing and a ReLU in front of a sign is removed. Neither public code applies the run-time scale map K (equation 11
+of the paper, which says that dropping it costs less than 1 %), so there is none here. Two more details of that code are
+left out: it clamps the batch-norm weight to at least 0.01 (our thresholds take any sign), and it multiplies the weight
+gradient by a constant per layer (which Adam, its optimizer, cancels).
 """
 
 from torch import Tensor, nn

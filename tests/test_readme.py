@@ -1,0 +1,37 @@
+"""The README's code runs as written."""
+
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import bnnfx
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL)
+
+
+def _network() -> nn.Module:
+    layers = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4 * 4, 10)]
+    return nn.Sequential(*layers)
+
+
+def test_first_block_runs_from_float_to_onnx(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    batch = (torch.randn(4, 3, 8, 8), torch.randint(0, 10, (4,)))
+    names = {"MyResNet": _network, "loader": [batch]}
+    exec(BLOCKS[0].replace("epochs=90", "epochs=2"), names)
+    assert names["logits"].shape == (4, 10)
+    assert capsys.readouterr().out.count("equal: 0 of") == 1
+    assert len(BLOCKS[0].splitlines()) <= 20
+
+
+def test_config_block_is_a_valid_config():
+    names: dict = {"bnnfx": bnnfx}
+    exec(BLOCKS[1], names)
+    assert names["config"].for_layer("layer4.0.conv1", nn.Conv2d).binarize is False
+
+
+def test_table_lists_every_scheme():
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == bnnfx.schemes()
