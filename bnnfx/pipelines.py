@@ -59,8 +59,8 @@ def with_extensions(passes: tuple[type[Pass[Any, Any]], ...]) -> tuple[type[Pass
         extension = entry.load()
         if not (isinstance(extension, type) and issubclass(extension, Pass) and extension.after in CONVERT + LOWER):
             raise ValueError(
-                f"The entry point {entry.name!r} of group bnnfx.passes ({entry.value}) must be a subclass of Pass whose "
-                "attribute `after` is one of the passes in bnnfx.pipelines."
+                f"The entry point {entry.name!r} of group bnnfx.passes ({entry.value}) must be a subclass of Pass "
+                "whose attribute `after` is one of the passes in bnnfx.pipelines."
             )
         if extension.after in passes:
             result.insert(result.index(extension.after) + 1, extension)

@@ -93,7 +93,7 @@ def main() -> None:
     """Run the example and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scheme", default="rbnn", choices=bnnfx.schemes())
-    parser.add_argument("--epochs", type=int, default=6, help="of the binary model (default %(default)s)")
+    parser.add_argument("--epochs", type=int, default=5, help="of the binary model (default %(default)s)")
     parser.add_argument("--float-epochs", type=int, default=2, help="of the float model (default %(default)s)")
     parser.add_argument("--limit", type=int, default=None, help="use only so many images of each split")
     parser.add_argument("--output", type=Path, default=Path("quickstart.onnx"))
@@ -114,11 +114,11 @@ def main() -> None:
     )
     with Progress(*columns, console=console) as progress:
         model = residual_network()
-        train(model, (x_train, y_train), arguments.float_epochs, 3e-3, progress)
+        train(model, (x_train, y_train), arguments.float_epochs, 1e-2, progress)
         predictions = {"float": predict(model, x_test, "float", progress)}
 
         bnn = bnnfx.convert(model, arguments.scheme, example_inputs=(x_test[:2],))
-        train(bnn, (x_train, y_train), arguments.epochs, 3e-3, progress)
+        train(bnn, (x_train, y_train), arguments.epochs, 2e-2, progress)
         predictions["trained binary"] = predict(bnn, x_test, "binary", progress)
 
         packed = bnnfx.lower(bnn, (x_test[:2],))

@@ -104,6 +104,7 @@ class PackLayers(Pass[LowerContext, fx.Node]):
             result = graph.call_function(
                 torch.ops.bnnfx.binary_conv2d.default, (bits, *constants, *_geometry(layer, kernel))
             )
+            result._rename(f"{match.name}_packed")  # stays behind a linear layer; otherwise it becomes the layer's name
             self.context.shapes[result] = shape if rank == 4 else torch.Size((shape[:-1].numel(), shape[-1], 1, 1))
             if rank == 2:
                 result = graph.call_function(torch.flatten, (result, 1))

@@ -20,7 +20,7 @@ ELEMENTWISE = (*RELUS, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.
 
 _NEVER_NEGATIVE = (*RELUS, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax)
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_KEEPS_SIGN = (*POOLS, *DROPOUTS, nn.Identity)  # never negative in, never negative out
+_KEEPS_SIGN = (*POOLS, *DROPOUTS, *ELEMENTWISE, nn.Identity)  # never negative in, never negative out
 _KEEPS_BITS = (*DROPOUTS, nn.Identity)
 _REARRANGING = {
     *("view", "reshape", "flatten", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "chunk", "split"),
@@ -79,14 +79,14 @@ def never_negative(gm: fx.GraphModule, node: fx.Node, ignoring: tuple[type[nn.Mo
     """The node because of which this value cannot be negative, or None if it can.
 
     A sum or a concatenation is never negative if all its operands are. Modules of the kinds `ignoring` count as if
-    their result could be negative.
+    they passed their input on.
     """
     module = module_of(gm, node)
     if isinstance(module, _NEVER_NEGATIVE) or (isinstance(module, nn.Hardtanh) and module.min_val >= 0):
-        return None if isinstance(module, ignoring) else node
+        return never_negative(gm, node.all_input_nodes[0], ignoring) if isinstance(module, ignoring) else node
     if isinstance(module, _KEEPS_SIGN) or rearranges(node) or _is_mean(node):
         return never_negative(gm, node.all_input_nodes[0], ignoring)
-    if is_add(node) or calls(node, torch.cat):
+    if _is_sum(node) or calls(node, torch.cat):
         culprits = [never_negative(gm, operand, ignoring) for operand in node.all_input_nodes]
         return culprits[0] if all(culprits) else None
     return None
@@ -97,15 +97,20 @@ def relus_reaching(gm: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]:
     module = module_of(gm, node)
     if isinstance(module, RELUS):
         yield node
-    elif isinstance(module, _KEEPS_SIGN) or rearranges(node) or _is_mean(node):
+    if isinstance(module, _KEEPS_SIGN) or rearranges(node) or _is_mean(node):
         yield from relus_reaching(gm, node.all_input_nodes[0])
-    elif is_add(node) or calls(node, torch.cat):
+    elif _is_sum(node) or calls(node, torch.cat):
         for operand in node.all_input_nodes:
             yield from relus_reaching(gm, operand)
 
 
 def _is_passage(gm: fx.GraphModule, node: fx.Node) -> bool:
-    return isinstance(module_of(gm, node), (*_KEEPS_SIGN, *ELEMENTWISE)) or rearranges(node)
+    return isinstance(module_of(gm, node), _KEEPS_SIGN) or rearranges(node)
+
+
+def _is_sum(node: fx.Node) -> bool:
+    """`is_add`, or a tensor plus itself."""
+    return calls(node, operator.add) and all(isinstance(operand, fx.Node) for operand in node.args)
 
 
 def _is_mean(node: fx.Node) -> bool:

@@ -21,6 +21,7 @@ from bnnfx.core.record import record_of, require_stage
 from bnnfx.core.stage import Stage
 from bnnfx.errors import ExportError
 from bnnfx.export.functions import function_protos
+from bnnfx.export.packed_maps import write_packed_maps
 from bnnfx.export.symbolic import NAME_KEY, replace_packed_ops
 from bnnfx.ops.registry import ONNX_DOMAIN, OPSET_VERSION
 from bnnfx.runtime.session import OPSET_KEY
@@ -59,13 +60,14 @@ def export_onnx(
     """
     path = Path(path)
     _check_target(path, dialect, opset)
-    record = record_of(gm)
+    record = record_of(gm) if isinstance(gm, fx.GraphModule) else None
     if record is not None and record.stage is Stage.TRAINABLE:
         if example_inputs is None:
             raise ExportError("A trainable graph is lowered first, which needs example_inputs=(x,); none were given.")
         gm = lower(gm, example_inputs)
     record = require_stage(gm, Stage.PACKED, "export_onnx")
     model = _finish(_export(gm, record.inputs, opset or DEFAULT_OPSET), record.scheme)
+    write_packed_maps(model, gm)
     if dialect == "standard":
         model = onnx.inliner.inline_local_functions(model)
         _set_opset(model, ONNX_DOMAIN, None)
@@ -117,7 +119,14 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
             f"or a float layer that ONNX lacks, is the usual cause. It said: {str(cause).strip().splitlines()[0]}"
         ) from error
     assert program is not None
-    return program.model_proto
+    model = program.model_proto
+    fixed = [value.name for value in model.graph.input if not value.type.tensor_type.shape.dim[0].dim_param]
+    if fixed:
+        raise ExportError(
+            f"The batch size of input {', '.join(fixed)} cannot stay free: the model fixes it (a reshape to a number "
+            "is the usual cause; x.flatten(1) or -1 for the batch leaves it free)."
+        )
+    return model
 
 
 def _finish(model: onnx.ModelProto, scheme: str) -> onnx.ModelProto:

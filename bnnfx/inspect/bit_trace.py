@@ -16,6 +16,7 @@ from bnnfx.core.dataflow import CONVOLUTIONS, module_of
 from bnnfx.core.record import record_of
 from bnnfx.core.stage import Stage
 from bnnfx.errors import StageError
+from bnnfx.export.packed_maps import packed_channels, packed_maps
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.numerics.bits import unpack_bits
 from bnnfx.ops import PACKED_OPS
@@ -49,12 +50,14 @@ class BitTrace:
     Attributes:
         bits: by binarizer name, in order of execution.
         outputs: the model's outputs.
+        constants: per packed node, its constant inputs in order.
         faults: per packed ONNX node, how many values differ from the reference operator on the same inputs.
         terms: length of the longest float sum, plus the number of float steps: scales the rounding to expect.
     """
 
     bits: dict[str, Bits] = field(default_factory=dict)
     outputs: list[Array] = field(default_factory=list)
+    constants: dict[str, list[Array]] = field(default_factory=dict)
     faults: dict[str, int] = field(default_factory=dict)
     terms: int = 1
 
@@ -114,26 +117,19 @@ class _Recorder(fx.Interpreter):
             compared = (x - binarizer.threshold(x, x.ndim)).numpy()
             self.trace.bits[n.name] = Bits(_rows(result.numpy() > 0, self.samples), _rows(compared, self.samples))
         op = _BY_TARGET.get(n.target) if n.op == "call_function" else None  # type: ignore[arg-type]
-        if op is not None and op.bits_out:
-            arguments = [self.env[a].numpy() if isinstance(a, fx.Node) else None for a in n.args[: op.inputs]]
-            self.trace.bits[n.name] = _packed_bits(op.onnx_name, result.numpy(), arguments, _channels(n), self.samples)
+        if op is not None:
+            sources = [a for a in n.args[: op.inputs] if isinstance(a, fx.Node)]
+            self.trace.constants[n.name] = [self.env[a].numpy() for a in sources if a.op == "get_attr"]
+            if op.bits_out:
+                compared = [] if op.bits_in else [self.env[a].numpy() for a in sources]
+                self.trace.bits[n.name] = _packed_bits(result.numpy(), packed_channels(n), compared, self.samples)
         return result
 
 
-def _channels(node: fx.Node) -> int:
-    """How many channels a packed map holds, which only its readers know."""
-    user = next(iter(node.users))
-    target = torch.ops.bnnfx.max_pool2d.default
-    return _channels(user) if user.target is target else int(user.args[4])  # type: ignore[arg-type]
-
-
-def _packed_bits(onnx_name: str, packed: Array, arguments: list[Array | None], channels: int, samples: int) -> Bits:
-    compared = None
-    if onnx_name == "Pack":
-        x, threshold = arguments[:2]
-        assert x is not None and threshold is not None
-        compared = _rows(x - threshold, samples)
-    return Bits(_rows(unpack_bits(packed, channels).transpose(0, 3, 1, 2), samples), compared)
+def _packed_bits(packed: Array, channels: int, compared: list[Array], samples: int) -> Bits:
+    """Bits of a packed map, and what was compared if it was made from a float map and a threshold."""
+    distance = _rows(compared[0] - compared[1], samples) if compared else None
+    return Bits(_rows(unpack_bits(packed, channels).transpose(0, 3, 1, 2), samples), distance)
 
 
 def _rows(array: Array, samples: int) -> Array:
@@ -142,41 +138,39 @@ def _rows(array: Array, samples: int) -> Array:
 
 def _trace_file(path: Path, inputs: tuple[Tensor, ...]) -> BitTrace:
     model = read_model(path)
-    graph = model.graph
+    graph, samples = model.graph, len(inputs[0])
     ours = [node for node in graph.node if node.domain == ONNX_DOMAIN]
+    maps = packed_maps(model)
     constants = {x.name: onnx.numpy_helper.to_array(x) for x in graph.initializer}
     outputs = [value.name for value in graph.output]
-    known = {*constants, *(value.name for value in graph.input)}
-    wanted = [name for node in ours for name in (*node.input, *node.output) if name not in known]
-    exposed = [name for name in dict.fromkeys(wanted) if name not in outputs]
+    known = {*constants, *(value.name for value in graph.input), *outputs}
+    wanted = [name for node in ours for name in (*node.input, *node.output)]
+    wanted += [name for packed in maps for name in (packed.name, *packed.compared)]
+    exposed = [name for name in dict.fromkeys(wanted) if name not in known]
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in exposed)
-    session = open_session(model, str(path))
-    values = session.run(*inputs)
+    values = open_session(model, str(path)).run(*inputs)
     feeds = dict(zip((value.name for value in graph.input), (x.numpy() for x in inputs), strict=True))
     computed = values if isinstance(values, tuple) else (values,)
     by_name = constants | feeds | dict(zip([*outputs, *exposed], computed, strict=True))
     trace = BitTrace(outputs=[by_name[name] for name in outputs])
+    for packed in maps:
+        compared = [by_name[name] for name in packed.compared]
+        trace.bits[packed.name] = _packed_bits(by_name[packed.name], packed.channels, compared, samples)
     for node in ours:
-        op = _BY_ONNX_NAME[node.op_type]
-        tensors = [torch.from_numpy(np.array(by_name[name])) for name in node.input]
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if "pads" in attributes:
-            attributes["pads"] = attributes["pads"][:2]
-        expected = op.target(*tensors, *(attributes[name] for name in op.attributes)).numpy()
-        given = by_name[node.output[0]]
-        trace.faults[node.name] = int((expected.view(np.uint8) != np.ascontiguousarray(given).view(np.uint8)).sum())
-        if op.bits_out:
-            channels = _file_channels(node, ours)
-            trace.bits[node.name] = _packed_bits(
-                node.op_type, given, [t.numpy() for t in tensors], channels, len(inputs[0])
-            )
+        trace.faults[node.name] = _wrong_bytes(node, by_name)
+        trace.constants[node.name] = [constants[name] for name in node.input if name in constants]
     weights = [torch.Size(array.shape) for array in constants.values() if array.dtype == np.float32 and array.ndim > 1]
     trace.terms = _terms(trace, weights)
     return trace
 
 
-def _file_channels(node: onnx.NodeProto, ours: list[onnx.NodeProto]) -> int:
-    user = next(other for other in ours if node.output[0] in other.input)
-    if user.op_type == "MaxPool2d":
-        return _file_channels(user, ours)
-    return int(next(a.i for a in user.attribute if a.name == "channels"))
+def _wrong_bytes(node: onnx.NodeProto, by_name: dict[str, Array]) -> int:
+    """In how many bytes the node's result differs from that of the reference operator on the same inputs."""
+    op = _BY_ONNX_NAME[node.op_type]
+    tensors = [torch.from_numpy(np.array(by_name[name])) for name in node.input]
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    if "pads" in attributes:
+        attributes["pads"] = attributes["pads"][:2]  # ONNX lists both ends, and ours are equal
+    expected = op.target(*tensors, *(attributes[name] for name in op.attributes)).numpy()
+    given = np.ascontiguousarray(by_name[node.output[0]])
+    return int((expected.view(np.uint8) != given.view(np.uint8)).sum())

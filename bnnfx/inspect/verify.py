@@ -58,7 +58,8 @@ class Verification:
     Attributes:
         nodes: one comparison per binarizer that both models have, in order of execution.
         outputs: one comparison per output.
-        faults: packed ONNX nodes whose result is not that of the reference operator on the same inputs, with the count.
+        faults: packed nodes with constants of their own, or a result that is not the reference operator's on the same
+            inputs, and in how many bytes.
         samples: how many samples were compared.
         diverged: in how many of them some bit differs.
     """
@@ -96,7 +97,10 @@ class Verification:
                 f"output {number}: {output.predictions} predictions differ; largest difference where the bits agree "
                 f"{output.difference:.2g} (rounding bound {output.bound:.2g})"
             )
-        lines += [f"'{name}' gives {count} wrong bytes on its own inputs" for name, count in self.faults.items()]
+        lines += [
+            f"'{name}' has {count} wrong bytes, in its constants or in its result on its own inputs"
+            for name, count in self.faults.items()
+        ]
         if not self.differing_bits:
             return "\n".join(lines)
         table = Table("node", "bits", "differ", "unexplained", "margin")
@@ -113,10 +117,11 @@ class Verification:
 def verify(gm: Model, other: Model, inputs: tuple[Any, ...]) -> Verification:
     """Run two forms of one model on the same inputs and compare every bit.
 
-    Integers are held to equality: a packed ONNX node must give the reference operator's result on its own inputs, and a
-    bit that integers decide must agree. A bit that a float comparison decides in both models may differ if its value is
-    within rounding of the threshold (float convolutions, batch norms and means round differently in torch and in ONNX
-    Runtime); what follows from it in that sample is not held against either. The rounding bound of a tensor is
+    Integers are held to equality: the constants of packed nodes must agree to the byte, a packed ONNX node must give
+    the reference operator's result on its own inputs, and a bit that integers decide must agree. A bit that a float
+    comparison decides in both models may differ if its value is within rounding of the threshold (float convolutions,
+    batch norms and means round differently in torch and in ONNX Runtime); what follows from it in that sample is not
+    held against either. The rounding bound of a tensor is
     `2**-23 * terms * largest magnitude`, terms being the length of the longest float sum of the model.
 
     Args:
@@ -144,6 +149,12 @@ def compare(a: BitTrace, b: BitTrace) -> Verification:
             f"The two models have {len(names)} binarizers in common, and {len(a.outputs)} and {len(b.outputs)} "
             "outputs: they are not two forms of one model."
         )
+    for name in names:
+        if a.bits[name].bits.shape != b.bits[name].bits.shape:
+            raise ValueError(
+                f"The two models give {a.bits[name].bits.shape[1]} and {b.bits[name].bits.shape[1]} bits per sample at "
+                f"'{name}': they are not two forms of one model."
+            )
     share = 2.0**-23 * max(a.terms, b.terms)
     samples = len(a.bits[names[0]].bits)
     diverged = np.zeros(samples, dtype=bool)
@@ -153,6 +164,10 @@ def compare(a: BitTrace, b: BitTrace) -> Verification:
         diverged |= (a.bits[name].bits != b.bits[name].bits).any(axis=1)
     outputs = tuple(_compare_outputs(x, y, share, diverged) for x, y in zip(a.outputs, b.outputs, strict=True))
     faults = {name: count for record in (a, b) for name, count in record.faults.items() if count}
+    for name in a.constants.keys() & b.constants.keys():
+        wrong = sum(_differing_bytes(x, y) for x, y in zip(a.constants[name], b.constants[name], strict=True))
+        if wrong:
+            faults[name] = faults.get(name, 0) + wrong
     return Verification(tuple(nodes), outputs, faults, samples, int(diverged.sum()))
 
 
@@ -161,10 +176,16 @@ def _compare_bits(name: str, a: Bits, b: Bits, share: float, diverged: npt.NDArr
     first = differs & ~diverged[:, None]
     unexplained, margin = int(first.sum()), 0.0
     if unexplained and a.compared is not None and b.compared is not None:
-        scale = max(float(np.abs(a.compared).max()), float(np.finfo(np.float32).tiny))
+        scale = max(_scale(a.compared), float(np.finfo(np.float32).tiny))
         margins = np.maximum(np.abs(a.compared), np.abs(b.compared))[first] / scale
         unexplained, margin = int((~(margins <= share)).sum()), float(margins.max())
     return NodeComparison(name, differs.size, int(differs.sum()), unexplained, margin)
+
+
+def _differing_bytes(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> int:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return max(a.nbytes, b.nbytes)
+    return int((np.ascontiguousarray(a).view(np.uint8) != np.ascontiguousarray(b).view(np.uint8)).sum())
 
 
 def _compare_outputs(
@@ -172,7 +193,16 @@ def _compare_outputs(
 ) -> OutputComparison:
     predictions = int((a.argmax(axis=1) != b.argmax(axis=1)).sum()) if a.ndim == 2 else 0
     same = ~diverged if len(a) == len(diverged) else np.ones(len(a), dtype=bool)
-    if not same.any():
-        return OutputComparison(0.0, 0.0, predictions)
-    difference = float(np.abs(a[same].astype(np.float64) - b[same].astype(np.float64)).max())
-    return OutputComparison(difference, share * float(np.abs(a[same]).max()), predictions)
+    x, y = a[same].astype(np.float64), b[same].astype(np.float64)
+    differs = ~((x == y) | (np.isnan(x) & np.isnan(y)))
+    if not differs.any():
+        return OutputComparison(0.0, share * _scale(x), predictions)
+    # an infinity or NaN on one side only is no rounding: it makes the difference infinite
+    difference = float(np.nan_to_num(np.abs(x - y)[differs], nan=np.inf, posinf=np.inf).max())
+    return OutputComparison(difference, share * _scale(x), predictions)
+
+
+def _scale(values: npt.NDArray[Any]) -> float:
+    """The largest finite magnitude."""
+    finite = np.abs(values[np.isfinite(values)])
+    return float(finite.max()) if finite.size else 0.0

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from torch import Tensor
 
 from bnnfx.errors import ModelFileError
@@ -40,14 +41,19 @@ class Session:
             A numpy array, or a tuple of them where the model has several outputs.
 
         Raises:
-            ValueError: wrong number of inputs.
+            ValueError: wrong number, shape or element type of inputs.
         """
         if len(inputs) != len(self._names):
             raise ValueError(
                 f"The model takes {len(self._names)} input(s) ({', '.join(self._names)}); got {len(inputs)}."
             )
         arrays = [x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
-        outputs = self.ort.run(None, dict(zip(self._names, arrays, strict=True)))
+        try:
+            outputs = self.ort.run(None, dict(zip(self._names, arrays, strict=True)))
+        except InvalidArgument as error:  # its message does not always name the input
+            needed = ", ".join(f"{value.name} {value.type} {value.shape}" for value in self.ort.get_inputs())
+            given = ", ".join(f"{x.dtype} {list(x.shape)}" for x in arrays)
+            raise ValueError(f"The model takes {needed}; got {given}.") from error
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 

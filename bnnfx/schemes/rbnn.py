@@ -50,7 +50,7 @@ class RotatedSign(WeightBinarizer):
     t: Tensor
     k: Tensor
 
-    def __init__(self, weight: Tensor, initial_share: float = 0.9, weight_gradient: str = "code") -> None:
+    def __init__(self, weight: Tensor, initial_share: float = 0.7, weight_gradient: str = "code") -> None:
         super().__init__()
         if not 0 < initial_share <= 1:
             raise ValueError(f"initial_share is in (0, 1]; got {initial_share}.")
@@ -160,7 +160,7 @@ RBNN = register_scheme(
         source="Lin et al. 2020, arXiv 2009.13055",
         activation=lambda options: TrainingAwareSign(options["centre"]),
         weight=_weight,
-        options={"centre": False, "initial_share": 0.9, "weight_gradient": "code"},
+        options={"centre": False, "initial_share": 0.7, "weight_gradient": "code"},
         nonlinearity=nn.Hardtanh,
         shortcut_per_convolution=True,
         refuses=_refuses,

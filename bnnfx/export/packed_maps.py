@@ -1,0 +1,60 @@
+"""Which values of an exported file hold packed bits: kept in its metadata, as its standard form cannot tell."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import onnx
+import torch
+from torch import fx
+
+from bnnfx.ops import PACKED_OPS
+
+_KEY = "bnnfx.packed_maps"
+_BY_TARGET = {op.target: op for op in PACKED_OPS}
+
+
+@dataclass(frozen=True)
+class PackedMap:
+    """One value that holds bits.
+
+    Attributes:
+        name: of the value, which is that of the binarizer whose bits it holds.
+        channels: how many bits a row has; its bytes do not say.
+        compared: the float map and the threshold that were compared, or nothing where the bits came from integers.
+    """
+
+    name: str
+    channels: int
+    compared: tuple[str, ...] = ()
+
+
+def packed_channels(node: fx.Node) -> int:
+    """How many channels a packed map has, which only its readers know."""
+    user = next(iter(node.users))
+    target = torch.ops.bnnfx.max_pool2d.default
+    return packed_channels(user) if user.target is target else int(user.args[4])  # type: ignore[arg-type]
+
+
+def maps_of_graph(gm: fx.GraphModule) -> Iterator[tuple[str, int, bool]]:
+    """Name, channels, and whether floats are compared, of every packed map of a packed graph."""
+    for node in gm.graph.nodes:
+        op = _BY_TARGET.get(node.target) if node.op == "call_function" else None
+        if op is not None and op.bits_out:
+            yield node.name, packed_channels(node), not op.bits_in
+
+
+def write_packed_maps(model: onnx.ModelProto, gm: fx.GraphModule) -> None:
+    """Store the packed maps of `gm`, whose nodes `model` holds under their names."""
+    by_name = {node.name: node for node in model.graph.node}
+    maps = []
+    for name, channels, compares in maps_of_graph(gm):
+        node = by_name[name]
+        maps.append(PackedMap(node.output[0], channels, tuple(node.input[:2]) if compares else ()))
+    model.metadata_props.add(key=_KEY, value=json.dumps([asdict(packed) for packed in maps]))
+
+
+def packed_maps(model: onnx.ModelProto) -> list[PackedMap]:
+    """The packed maps of a file that `export_onnx` wrote."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == _KEY), "[]")
+    return [PackedMap(m["name"], m["channels"], tuple(m["compared"])) for m in json.loads(text)]

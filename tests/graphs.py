@@ -1,0 +1,77 @@
+"""Graphs as text, and passes run one at a time: what the golden tests of the passes compare."""
+
+from dataclasses import dataclass
+from textwrap import dedent
+
+from torch import fx
+
+from bnnfx.config import Config
+from bnnfx.core.context import ConvertContext
+from bnnfx.core.passes import run_passes
+from bnnfx.core.record import PassReport, Record
+from bnnfx.core.shapes import infer_shapes
+from bnnfx.core.stage import Stage
+from bnnfx.core.trace import trace
+from bnnfx.pipelines import CONVERT
+from bnnfx.schemes import get_scheme
+
+
+def text(gm: fx.GraphModule) -> str:
+    """One line per node: `name = Kind(arguments)`, with the module's path where the name does not say it."""
+    lines = []
+    for node in gm.graph.nodes:
+        arguments = ", ".join([*map(str, node.args), *(f"{key}={value}" for key, value in node.kwargs.items())])
+        if node.op == "placeholder":
+            lines.append(f"{node.name} = input")
+        elif node.op == "output":
+            lines.append(f"return {arguments}")
+        elif node.op == "call_module":
+            path = str(node.target)
+            where = "" if path.replace(".", "_") == node.name else f" {path}"
+            lines.append(f"{node.name} = {type(gm.get_submodule(path)).__name__}{where}({arguments})")
+        elif node.op == "call_method":
+            lines.append(f"{node.name} = .{node.target}({arguments})")
+        else:
+            lines.append(f"{node.name} = {getattr(node.target, '__name__', node.target)}({arguments})")
+    return "\n".join(lines)
+
+
+def lines(gm: fx.GraphModule, *kinds: str) -> list[str]:
+    """The lines of `text` that call one of these kinds; at least one must."""
+    found = [line for line in text(gm).splitlines() if any(f"= {kind}" in line for kind in kinds)]
+    assert found, f"no line calls {kinds}:\n{text(gm)}"
+    return found
+
+
+def golden(block: str) -> str:
+    """An indented block of a test as `text` writes it."""
+    return dedent(block).strip()
+
+
+@dataclass
+class Ran:
+    """What `run_pass` returns: the text before and after, and everything to ask more of."""
+
+    before: str
+    after: str
+    report: PassReport
+    gm: fx.GraphModule
+    context: ConvertContext
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Reasons by subject."""
+        return {remark.subject: remark.reason for remark in self.report.refused}
+
+
+def run_pass(kind, model, scheme="xnor", config=None, inputs=None) -> Ran:
+    """Run the passes of `convert` in front of `kind`, then `kind` alone."""
+    chosen, config = get_scheme(scheme), config or Config()
+    gm, leaves = trace(model)
+    shapes = {} if inputs is None else infer_shapes(gm, inputs)
+    record = Record(Stage.TRACED, chosen.name, chosen.resolve(config.options))
+    context = ConvertContext(chosen, config, shapes, leaves)
+    run_passes(gm, CONVERT[: CONVERT.index(kind)], context, record)
+    before = text(gm)
+    run_passes(gm, (kind,), context, record)
+    return Ran(before, text(gm), record.reports[-1], gm, context)
