@@ -166,7 +166,7 @@ def _is_size(node: fx.Node) -> bool:
 
 
 def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """A 1x1 convolution that is the only one on its side of a residual add, while the other side has more."""
+    """A 1x1 convolution that is the only one on its side of a residual add, while the other side has more or larger."""
     layer = module_of(gm, node)
     if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
         return False
@@ -178,7 +178,8 @@ def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
     sides = [_layers_up_to_fork(gm, operand) for operand in end.all_input_nodes]
     own = next((side for side in sides if node in side), [])
     other = next((side for side in sides if node not in side), [])
-    return own == [node] and len(other) > 1
+    larger = any(getattr(module_of(gm, layer), "kernel_size", None) != (1, 1) for layer in other)
+    return own == [node] and (len(other) > 1 or larger)
 
 
 def _layers_up_to_fork(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node]:

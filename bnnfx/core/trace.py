@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from bnnfx.core.dataflow import WEIGHT_LAYERS
 from bnnfx.core.record import Remark
 from bnnfx.errors import ConversionError
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
@@ -30,7 +31,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
             module_qualified_name in self._leaves
-            or isinstance(m, _OURS)
+            or isinstance(m, (*_OURS, *WEIGHT_LAYERS))  # subclasses too: they may compute something else, so stay whole
             or super().is_leaf_module(m, module_qualified_name)
         )
 

@@ -50,6 +50,27 @@ def test_downsample():
     assert ran.report.applied == ["block.conv1", "block.conv2"]
 
 
+class OneConvolutionBlocks(Model):
+    """Bi-Real Net's own layout: a shortcut around each convolution; then a block with a 1x1 layer on both sides."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv, self.shortcut = conv3x3(3, 4), conv3x3(4, 8), nn.Conv2d(4, 8, 1)
+        self.left, self.right = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.last = conv3x3(8, 8)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = self.conv(x) + self.shortcut(x)
+        return self.last(self.left(x) + self.right(x))
+
+
+def test_downsample_beside_one_convolution():
+    ran = run_pass(SelectLayers, OneConvolutionBlocks())
+    assert ran.refused["shortcut"].startswith("the downsample layer stays float")
+    assert ran.report.applied == ["conv", "left", "right"]
+
+
 def test_1x1_convolutions_of_a_bottleneck_are_no_downsample():
     assert run_pass(SelectLayers, Bottleneck()).report.applied == ["conv1", "conv2", "conv3"]
 
@@ -112,13 +133,13 @@ def test_layer_that_cannot_be_binary(name):
 
 
 class OwnConvolution(nn.Conv2d):
-    """torch.fx looks into modules that are not torch's own."""
+    """It could compute anything."""
 
 
 def test_subclass_of_a_layer():
     ran = run_pass(SelectLayers, One(OwnConvolution(8, 8, 1)), config=ALL)
     assert ran.report.applied == ["stem", "plain"]
-    assert ran.refused["conv2d"].startswith("conv2d is called as a function")
+    assert ran.refused["layer"] == "OwnConvolution is not supported; Conv2d and Linear are"
 
 
 def test_same_padding_of_an_odd_kernel():
