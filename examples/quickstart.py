@@ -93,7 +93,7 @@ def main() -> None:
     """Run the example and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scheme", default="rbnn", choices=bnnfx.schemes())
-    parser.add_argument("--epochs", type=int, default=5, help="of the binary model (default %(default)s)")
+    parser.add_argument("--epochs", type=int, default=4, help="of the binary model (default %(default)s)")
     parser.add_argument("--float-epochs", type=int, default=2, help="of the float model (default %(default)s)")
     parser.add_argument("--limit", type=int, default=None, help="use only so many images of each split")
     parser.add_argument("--output", type=Path, default=Path("quickstart.onnx"))

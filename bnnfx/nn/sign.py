@@ -14,7 +14,7 @@ class _Sign(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, decision: Tensor, surrogate: Surrogate) -> Tensor:
         ctx.save_for_backward(x)
         ctx.surrogate = surrogate
-        return (decision >= 0).to(x.dtype) * 2 - 1
+        return torch.where(decision >= 0, 1.0, -1.0).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
