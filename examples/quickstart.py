@@ -7,6 +7,7 @@ bits and exported. The table at the end compares all four forms on the whole tes
 """
 
 import argparse
+import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,13 @@ def predict(model: Callable[[Tensor], Tensor], images: Tensor, name: str, progre
     return torch.cat(predictions)
 
 
+def saved_bytes(model: nn.Module) -> int:
+    """Size of the file that `torch.save` makes of the model's parameters and buffers."""
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    return file.tell()
+
+
 def main() -> None:
     """Run the example and print its table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -128,19 +136,14 @@ def main() -> None:
         session = bnnfx.load(arguments.output)
         predictions["onnxruntime"] = predict(session.run, x_test, "onnxruntime", progress)
 
-    float_bytes = sum(tensor.nbytes for tensor in model.state_dict().values())
-    sizes = {
-        "float": float_bytes,
-        "trained binary": None,
-        "packed": None,
-        "onnxruntime": arguments.output.stat().st_size,
-    }
+    sizes = {name: saved_bytes(m) for name, m in (("float", model), ("trained binary", bnn), ("packed", packed))}
+    sizes["onnxruntime"] = arguments.output.stat().st_size
     before = {"trained binary": "float", "packed": "trained binary", "onnxruntime": "packed"}
-    table = Table("model", "test accuracy", "bytes", "predictions that differ from the row above")
+    table = Table("model", "test accuracy", "bytes on disk", "predictions that differ from the row above")
     for name, predicted in predictions.items():
         accuracy = (predicted == y_test).double().mean()
         differing = f"{(predicted != predictions[before[name]]).sum()} of {len(y_test)}" if name in before else ""
-        table.add_row(name, f"{accuracy:.2%}", f"{sizes[name]:,}" if sizes[name] else "", differing)
+        table.add_row(name, f"{accuracy:.2%}", f"{sizes[name]:,}", differing)
     console.print(table)
     console.print(f"{bnnfx.verify(packed, arguments.output, (x_test[:250],))}")
     console.print(f"Wrote {arguments.output} in {time.perf_counter() - start:.0f} s.")

@@ -81,6 +81,7 @@ def run_passes(
         pass_.finish()
         gm.graph.eliminate_dead_code()
         gm.delete_all_unused_submodules()
+        _delete_unused_buffers(gm)
         gm.graph.lint()
         gm.recompile()
         check_contract(gm, kind.ensures)
@@ -88,6 +89,14 @@ def run_passes(
         record.stage = kind.ensures
         record.reports.append(pass_.report)
     return gm
+
+
+def _delete_unused_buffers(gm: fx.GraphModule) -> None:
+    """Drop the root's buffers that no node reads any more; the function above looks at submodules only."""
+    read = {str(node.target) for node in gm.graph.nodes if node.op == "get_attr"}
+    for name, _ in list(gm.named_buffers(recurse=False)):
+        if name not in read:
+            delattr(gm, name)
 
 
 def _fingerprint(gm: fx.GraphModule) -> tuple[object, ...]:

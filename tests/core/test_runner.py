@@ -77,7 +77,7 @@ class AddsNode(Convolutions):
 
 class AddsBuffer(Convolutions):
     def match(self):
-        self.gm.register_buffer("constant", torch.zeros(1))
+        self.gm.get_submodule("0").register_buffer("constant", torch.zeros(1))
         return []
 
 
@@ -86,6 +86,24 @@ def test_change_that_is_not_claimed(kind):
     report, _ = run(kind)
     assert report.applied == []
     assert report.changed is True
+
+
+class UnreadBuffers(Convolutions):
+    def match(self):
+        node = next(n for n in self.gm.graph.nodes if n.target == "0")
+        for name in ("read", "unread"):
+            self.gm.register_buffer(name, torch.zeros(1))
+        with self.gm.graph.inserting_after(node):
+            read = self.gm.graph.get_attr("read")
+        with self.gm.graph.inserting_after(read):
+            added = self.gm.graph.call_function(torch.mul, (node, read))
+        node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
+        return []
+
+
+def test_buffer_that_nobody_reads_goes():
+    _, gm = run(UnreadBuffers)
+    assert [name for name, _ in gm.named_buffers(recurse=False)] == ["read"]
 
 
 class DeadNode(Convolutions):
