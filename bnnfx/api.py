@@ -1,6 +1,7 @@
 """The compiler's entry points: `convert` and `lower`."""
 
 import copy
+import warnings
 from typing import Any
 
 from torch import fx, nn
@@ -29,7 +30,7 @@ def convert(
     missing keys are those that the scheme adds.
 
     Args:
-        model: a module that `torch.fx` can trace; a submodule that it cannot is kept as a float leaf.
+        model: a module that `torch.fx` can trace; a submodule that it cannot is kept as a float leaf, with a warning.
         scheme: one of `bnnfx.schemes()`.
         example_inputs: arguments of `model.forward`, shaped as in use; optional, lets shapes be checked.
         config: which layers stay float, and options of the scheme.
@@ -55,6 +56,8 @@ def convert(
     context = ConvertContext(chosen, config, shapes, leaves)
     run_passes(gm, pipelines.with_extensions(pipelines.CONVERT), context, record)
     attach(gm, record)
+    for leaf in leaves:
+        warnings.warn(f"'{leaf.subject}' is {leaf.reason}", stacklevel=2)
     return gm
 
 

@@ -23,3 +23,14 @@ class ExportError(BnnfxError):
 
 class ModelFileError(BnnfxError):
     """An ONNX file is missing, is not one of ours, or was written by a newer version of bnnfx."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, as a sentence, to be quoted in ours.
+
+    >>> first_line(RuntimeError("shapes differ"))
+    'shapes differ.'
+    """
+    text = str(error).strip().splitlines()
+    line = text[0].strip() if text else type(error).__name__
+    return line if line.endswith(".") else line + "."

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from bnnfx.errors import ExampleInputError
+from bnnfx.errors import ExampleInputError, first_line
 
 
 class _ShapeRecorder(fx.Interpreter):
@@ -23,7 +23,7 @@ class _ShapeRecorder(fx.Interpreter):
             )
             raise ExampleInputError(
                 f"The example inputs do not fit the model: '{n.name}' ({n.target}) cannot take {given or 'them'}: "
-                f"{str(error).strip().splitlines()[0]} Pass one tensor per argument of forward, shaped as the model is "
+                f"{first_line(error)} Pass one tensor per argument of forward, shaped as the model is "
                 "called in use."
             ) from error
         if isinstance(value, torch.Tensor):

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from bnnfx.core.dataflow import WEIGHT_LAYERS
 from bnnfx.core.record import Remark
-from bnnfx.errors import ConversionError
+from bnnfx.errors import ConversionError, first_line
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 
 _OURS = (ActivationBinarizer, BinaryConv2d, BinaryLinear)
@@ -67,7 +67,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
             leaves[failure.path] = failure.cause
         except Exception as error:
             raise ConversionError(
-                f"{type(model).__name__}.forward cannot be traced by torch.fx: {_first_line(error)} Move the part that "
+                f"{type(model).__name__}.forward cannot be traced by torch.fx: {first_line(error)} Move the part that "
                 "depends on the values or the number of its inputs into a submodule of its own (it is then kept as a "
                 "float leaf), or rewrite it with tensor operations."
             ) from error
@@ -76,13 +76,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
     for name, module in gm.named_modules():
         module.training = modes.get(name, model.training)
     remarks = [
-        Remark(path, f"kept as a float leaf, torch.fx cannot trace it: {_first_line(cause)}")
+        Remark(path, f"kept as a float leaf, torch.fx cannot trace it: {first_line(cause)}")
         for path, cause in leaves.items()
     ]
     return gm, remarks
-
-
-def _first_line(error: Exception) -> str:
-    text = str(error).strip().splitlines()
-    line = text[0].strip() if text else type(error).__name__
-    return line if line.endswith(".") else line + "."

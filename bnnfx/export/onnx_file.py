@@ -19,7 +19,7 @@ from torch import fx
 from bnnfx.api import lower
 from bnnfx.core.record import record_of, require_stage
 from bnnfx.core.stage import Stage
-from bnnfx.errors import ExportError
+from bnnfx.errors import ExportError, first_line
 from bnnfx.export.functions import function_protos
 from bnnfx.export.packed_maps import write_packed_maps
 from bnnfx.export.symbolic import NAME_KEY, replace_packed_ops
@@ -116,7 +116,7 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
             cause = cause.__cause__
         raise ExportError(
             "torch.onnx.export failed on the packed graph. A batch size that the model fixes (a reshape to a number), "
-            f"or a float layer that ONNX lacks, is the usual cause. It said: {str(cause).strip().splitlines()[0]}"
+            f"or a float layer that ONNX lacks, is the usual cause. It said: {first_line(cause)}"
         ) from error
     assert program is not None
     model = program.model_proto

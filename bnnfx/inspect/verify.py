@@ -198,7 +198,8 @@ def _compare_outputs(
     if not differs.any():
         return OutputComparison(0.0, share * _scale(x), predictions)
     # an infinity or NaN on one side only is no rounding: it makes the difference infinite
-    difference = float(np.nan_to_num(np.abs(x - y)[differs], nan=np.inf, posinf=np.inf).max())
+    with np.errstate(invalid="ignore"):
+        difference = float(np.nan_to_num(np.abs(x - y)[differs], nan=np.inf, posinf=np.inf).max())
     return OutputComparison(difference, share * _scale(x), predictions)
 
 

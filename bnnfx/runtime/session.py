@@ -10,7 +10,7 @@ import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from torch import Tensor
 
-from bnnfx.errors import ModelFileError
+from bnnfx.errors import ModelFileError, first_line
 from bnnfx.ops.registry import OPSET_VERSION
 from bnnfx.runtime.library import library_path
 
@@ -87,7 +87,7 @@ def read_model(path: str | Path) -> onnx.ModelProto:
         model = onnx.load(str(path))
         onnx.checker.check_model(model)
     except Exception as error:
-        raise ModelFileError(f"{path} is not a valid ONNX file: {str(error).strip().splitlines()[0]}") from error
+        raise ModelFileError(f"{path} is not a valid ONNX file: {first_line(error)}") from error
     written = {entry.key: entry.value for entry in model.metadata_props}.get(OPSET_KEY)
     if written is not None and int(written) > OPSET_VERSION:
         raise ModelFileError(
@@ -107,5 +107,5 @@ def open_session(model: onnx.ModelProto, source: str, *, threads: int = 0, kerne
     try:
         ort = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise ModelFileError(f"ONNX Runtime cannot run {source}: {str(error).strip().splitlines()[0]}") from error
+        raise ModelFileError(f"ONNX Runtime cannot run {source}: {first_line(error)}") from error
     return Session(ort)
