@@ -11,10 +11,12 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 import bnnfx
 from bnnfx import Config, ExportError, ModelFileError, StageError
 from bnnfx.inspect.bit_trace import trace_bits
+from bnnfx.ops import PACKED_OPS
 from bnnfx.ops.registry import ONNX_DOMAIN, OPSET_VERSION
 
 DIALECTS = ("bnnfx", "standard")
@@ -308,3 +310,27 @@ def test_files_that_are_none_of_ours(files: dict[str, Path], tmp_path: Path) -> 
 def test_a_foreign_model_still_opens(tmp_path: Path) -> None:
     torch.onnx.export(nn.Linear(3, 2).eval(), (torch.zeros(1, 3),), tmp_path / "m.onnx", dynamo=True, verbose=False)
     assert bnnfx.load(tmp_path / "m.onnx").run(torch.zeros(1, 3)).shape == (1, 2)  # type: ignore[union-attr]
+
+
+class PooledTwice(nn.Module):
+    """Inception's pooling branch: a pooled map goes on as it is, and pooled again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1)
+        self.left, self.right = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+        self.last = nn.Conv2d(16, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(self.conv(self.stem(x)), 2)
+        return self.last(torch.cat([self.left(x), self.right(F.max_pool2d(x, 3, 1, 1))], 1))
+
+
+def test_equal_nodes_that_the_exporter_merges(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 10, 12)
+    packed = bnnfx.lower(trainable(PooledTwice()), (x,))
+    path = bnnfx.export_onnx(packed, tmp_path / "m.onnx")
+    ours = sum(node.target in {op.target for op in PACKED_OPS} for node in packed.graph.nodes)
+    assert sum(node.domain == ONNX_DOMAIN for node in onnx.load(path).graph.node) < ours
+    result = bnnfx.verify(packed, path, (x,))
+    assert result and {"left_sign", "right_sign"} <= {node.name for node in result.nodes}

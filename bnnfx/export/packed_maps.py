@@ -45,12 +45,16 @@ def maps_of_graph(gm: fx.GraphModule) -> Iterator[tuple[str, int, bool]]:
 
 
 def write_packed_maps(model: onnx.ModelProto, gm: fx.GraphModule) -> None:
-    """Store the packed maps of `gm`, whose nodes `model` holds under their names."""
+    """Store the packed maps of `gm`, whose nodes `model` holds under their names.
+
+    The exporter merges nodes that compute the same from the same; the name of one of them is gone then.
+    """
     by_name = {node.name: node for node in model.graph.node}
     maps = []
     for name, channels, compares in maps_of_graph(gm):
-        node = by_name[name]
-        maps.append(PackedMap(node.output[0], channels, tuple(node.input[:2]) if compares else ()))
+        node = by_name.get(name)
+        if node is not None:
+            maps.append(PackedMap(node.output[0], channels, tuple(node.input[:2]) if compares else ()))
     model.metadata_props.add(key=_KEY, value=json.dumps([asdict(packed) for packed in maps]))
 
 
