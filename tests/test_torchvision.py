@@ -74,9 +74,10 @@ def test_network(
     chain = run_chain(torchvision, network, scheme, tmp_path)
     with capsys.disabled():
         print(f"\n{network} {scheme}: {chain.seconds:.1f} s, {chain.path.stat().st_size / 1e6:.2f} MB")
-    packed, file = (trace_bits(form, (chain.x,)) for form in (chain.packed, chain.path))
-    result = compare(packed, file)
-    assert result, str(result)
+    packed = trace_bits(chain.packed, (chain.x,))
+    for kernels in (True, False):
+        result = compare(packed, trace_bits(chain.path, (chain.x,), kernels=kernels))
+        assert result, str(result)
     assert len(result.nodes) == len(packed.bits) > 4 and sum(node.total for node in result.nodes) > 100_000
     assert bnnfx.load(chain.path).run(chain.x).shape == (1, 1000)  # type: ignore[union-attr]
     trainable = trace_bits(chain.gm, (chain.x,))

@@ -6,7 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "ort_abi.h"
+#include "conv/ops.h"
+#include "isa.h"
+#include "ort.h"
+#include "pack/ops.h"
+#include "pool/ops.h"
 
 #if defined(_WIN32)
 #define BNNFX_EXPORT __declspec(dllexport)
@@ -14,13 +18,11 @@
 #define BNNFX_EXPORT __attribute__((visibility("default")))
 #endif
 
+namespace bnnfx {
 namespace {
 
-constexpr char kDomain[] = "ai.bnnfx";
-constexpr uint32_t kApiVersion = 17;  // the first one with KernelContext_ParallelFor
-
 // Every op that has a kernel; a node whose op is not listed runs as the local function in its model file.
-constexpr std::array<const OrtCustomOp*, 0> kCustomOps{};
+const std::array kCustomOps{BinaryConv2dOp(), BinaryConv2dThresholdOp(), MaxPool2dOp(), PackOp()};
 
 // The op domains of this library, one per ONNX Runtime in the process (nearly always one).
 //
@@ -93,12 +95,16 @@ OrtStatus* RefuseOldRuntime(const OrtApiBase* api_base) {
 }
 
 }  // namespace
+}  // namespace bnnfx
+
+// Not for ONNX Runtime: lets tests and benchmarks enumerate what the environment variable BNNFX_ISA may be here.
+extern "C" BNNFX_EXPORT const char* bnnfx_isas() noexcept { return bnnfx::IsaNames(); }
 
 extern "C" BNNFX_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* api_base) noexcept {
   const OrtApi* api = nullptr;
   try {
-    api = api_base->GetApi(kApiVersion);
-    return api != nullptr ? Register(options, api) : RefuseOldRuntime(api_base);
+    api = api_base->GetApi(bnnfx::kApiVersion);
+    return api != nullptr ? bnnfx::Register(options, api) : bnnfx::RefuseOldRuntime(api_base);
   } catch (const std::exception& error) {  // out of memory, or a mutex that cannot be locked
     return api != nullptr ? api->CreateStatus(ORT_FAIL, error.what()) : nullptr;
   }

@@ -62,7 +62,7 @@ class BitTrace:
     terms: int = 1
 
 
-def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...]) -> BitTrace:
+def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...], *, kernels: bool = True) -> BitTrace:
     """Run a trainable graph, a packed graph, or an ONNX file.
 
     Raises:
@@ -70,7 +70,7 @@ def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...]) -
         ModelFileError: the file cannot be run.
     """
     if isinstance(model, str | Path):
-        return _trace_file(Path(model), inputs)
+        return _trace_file(Path(model), inputs, kernels)
     record = record_of(model) if isinstance(model, fx.GraphModule) else None
     if record is None or record.stage not in (Stage.TRAINABLE, Stage.PACKED):
         raise StageError(
@@ -136,7 +136,7 @@ def _rows(array: Array, samples: int) -> Array:
     return array.reshape(samples, -1)
 
 
-def _trace_file(path: Path, inputs: tuple[Tensor, ...]) -> BitTrace:
+def _trace_file(path: Path, inputs: tuple[Tensor, ...], kernels: bool) -> BitTrace:
     model = read_model(path)
     graph, samples = model.graph, len(inputs[0])
     ours = [node for node in graph.node if node.domain == ONNX_DOMAIN]
@@ -148,7 +148,7 @@ def _trace_file(path: Path, inputs: tuple[Tensor, ...]) -> BitTrace:
     wanted += [name for packed in maps for name in (packed.name, *packed.compared)]
     exposed = [name for name in dict.fromkeys(wanted) if name not in known]
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in exposed)
-    values = open_session(model, str(path)).run(*inputs)
+    values = open_session(model, str(path), kernels=kernels).run(*inputs)
     feeds = dict(zip((value.name for value in graph.input), (x.numpy() for x in inputs), strict=True))
     computed = values if isinstance(values, tuple) else (values,)
     by_name = constants | feeds | dict(zip([*outputs, *exposed], computed, strict=True))

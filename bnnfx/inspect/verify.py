@@ -114,7 +114,7 @@ class Verification:
         return "\n".join(lines) + "\n" + capture.get()
 
 
-def verify(gm: Model, other: Model, inputs: tuple[Any, ...]) -> Verification:
+def verify(gm: Model, other: Model, inputs: tuple[Any, ...], *, kernels: bool = True) -> Verification:
     """Run two forms of one model on the same inputs and compare every bit.
 
     Integers are held to equality: the constants of packed nodes must agree to the byte, a packed ONNX node must give
@@ -128,6 +128,7 @@ def verify(gm: Model, other: Model, inputs: tuple[Any, ...]) -> Verification:
         gm: a trainable or packed graph, or the path of an exported file.
         other: likewise.
         inputs: a tuple of batched tensors, the arguments of forward.
+        kernels: run files with the kernel library; without, through the functions stored in them.
 
     Returns:
         Counts per node; its `bool()` is the verdict.
@@ -137,7 +138,7 @@ def verify(gm: Model, other: Model, inputs: tuple[Any, ...]) -> Verification:
         ValueError: the two have no binarizer in common.
     """
     tensors = tuple(x.detach().cpu() for x in as_tensors(inputs))
-    a, b = trace_bits(gm, tensors), trace_bits(other, tensors)
+    a, b = (trace_bits(model, tensors, kernels=kernels) for model in (gm, other))
     return compare(a, b)
 
 

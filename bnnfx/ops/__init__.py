@@ -1,7 +1,7 @@
 """The operators of packed graphs, `torch.ops.bnnfx.*`, one file each: schema, shape function, numpy reference.
 
 The same file names what the ONNX node of domain `ai.bnnfx` is called, so a packed operator is defined in one place; its
-standard-operator body is in `bnnfx.export.functions` and its kernels will be in `bnnfx/csrc`.
+standard-operator body is in `bnnfx.export.functions` and its kernels are in `bnnfx/csrc`.
 
 | torch | ONNX | computes |
 |---|---|---|

@@ -14,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import bnnfx
+from bnnfx.ops import PACKED_OPS
 from bnnfx.runtime import library_path
 
 NO_KERNEL = "OpWithoutKernel"  # a name that will never have a kernel
@@ -71,10 +72,10 @@ def test_missing_library_says_where_it_looked_and_what_to_do(monkeypatch, tmp_pa
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the ELF symbol table")
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm (binutils) is not installed")
-def test_exports_one_symbol():
+def test_exports_only_the_documented_symbols():
     command = ["nm", "--dynamic", "--defined-only", "--format=posix", str(library_path())]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    assert [line.split()[:2] for line in lines] == [["RegisterCustomOps", "T"]]
+    assert [line.split()[:2] for line in lines] == [["RegisterCustomOps", "T"], ["bnnfx_isas", "T"]]
 
 
 # --- with the real ONNX Runtime ---
@@ -121,10 +122,21 @@ def c_function(result, *arguments):
     return ctypes.CFUNCTYPE(result, *arguments)
 
 
+class OpTable(ctypes.Structure):
+    """The start of OrtCustomOp."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint32),
+        ("create_kernel", ctypes.c_void_p),
+        ("get_name", ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p)),
+    )
+
+
 GetApi = c_function(ctypes.c_void_p, ctypes.c_uint32)
 GetVersionString = c_function(ctypes.c_void_p)
 CreateStatus = c_function(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p)
 CreateDomain = c_function(ctypes.c_void_p, ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p))
+AddOp = c_function(ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(OpTable))
 AddDomain = c_function(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 ReleaseDomain = c_function(None, ctypes.c_void_p)
 
@@ -134,13 +146,16 @@ OPTIONS, STATUS, DOMAIN = 0x100, 0x200, 0x300  # addresses that are handed round
 class FakeRuntime:
     """The tables that RegisterCustomOps reads, filled with functions that record how they were called."""
 
-    def __init__(self, *, newest=17, oldest=1, create_fails=False, add_fails=False):
+    def __init__(self, *, newest=17, oldest=1, create_fails=False, add_op_fails=False, add_fails=False):
         self.versions, self.statuses, self.created, self.added, self.released = [], [], [], [], []
-        self.newest, self.oldest, self.create_fails, self.add_fails = newest, oldest, create_fails, add_fails
+        self.ops = []
+        self.newest, self.oldest = newest, oldest
+        self.create_fails, self.add_op_fails, self.add_fails = create_fails, add_op_fails, add_fails
         self.version_string = ctypes.create_string_buffer(b"1.%d.0" % newest)
         self.functions = {
             0: CreateStatus(self.create_status),
             26: CreateDomain(self.create_domain),
+            27: AddOp(self.add_op),
             28: AddDomain(self.add_domain),
             101: ReleaseDomain(self.released.append),
         }
@@ -163,6 +178,13 @@ class FakeRuntime:
             return STATUS
         self.created.append(name.decode())
         out[0] = DOMAIN
+        return None
+
+    def add_op(self, domain, op):
+        if self.add_op_fails:
+            return STATUS
+        assert domain == DOMAIN
+        self.ops.append((op.contents.version, op.contents.get_name(ctypes.addressof(op.contents)).decode()))
         return None
 
     def add_domain(self, options, domain):
@@ -203,6 +225,7 @@ def test_domain_is_made_once_and_added_to_all_options(loaded):
     assert [loaded.register(runtime) for _ in range(3)] == [None] * 3
     assert runtime.versions == [17] * 3
     assert runtime.created == ["ai.bnnfx"]
+    assert sorted(runtime.ops) == sorted((17, op.onnx_name) for op in PACKED_OPS)
     assert runtime.added == [(OPTIONS, DOMAIN)] * 3
 
 
@@ -230,6 +253,15 @@ def test_status_of_creating_the_domain_is_returned(loaded):
     runtime.create_fails = False  # the failure leaves nothing behind
     assert loaded.register(runtime) is None
     assert runtime.created == ["ai.bnnfx"]
+
+
+def test_status_of_adding_an_op_is_returned(loaded):
+    runtime = FakeRuntime(add_op_fails=True)
+    assert loaded.register(runtime) == STATUS
+    assert (runtime.added, runtime.released) == ([], [DOMAIN])
+    runtime.add_op_fails = False
+    assert loaded.register(runtime) is None
+    assert len(runtime.ops) == len(PACKED_OPS)
 
 
 def test_status_of_adding_the_domain_is_returned(loaded):

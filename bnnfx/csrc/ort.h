@@ -1,0 +1,160 @@
+// ONNX Runtime in C++: errors as exceptions, tensors as views, and the adapter that makes a class an operator.
+//
+// Exceptions stay inside: the functions that the runtime calls (in CustomOp) turn them into a status that names the op,
+// its node and what is wrong.
+
+#ifndef BNNFX_ORT_H_
+#define BNNFX_ORT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "ort_abi.h"
+
+namespace bnnfx {
+
+constexpr char kDomain[] = "ai.bnnfx";
+constexpr int kOpsetVersion = 1;
+constexpr uint32_t kApiVersion = 17;  // the first one with KernelContext_ParallelFor
+
+// A node that is malformed, or an input that does not fit it. The message says what was given and what is needed.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+inline void Require(bool condition, const std::string& message) {
+  if (!condition) throw Error(message);
+}
+
+// Bytes of a packed row of bits: whole 64-bit words.
+inline int64_t RowBytes(int64_t channels) { return (channels + 63) / 64 * 8; }
+
+// A view of a tensor that the runtime owns.
+struct Tensor {
+  int type;
+  std::vector<int64_t> dims;
+  void* data;
+
+  template <class T>
+  const T* Data() const {
+    return static_cast<const T*>(data);
+  }
+  std::string Describe() const;  // like uint8[1, 7, 7, 8]
+};
+
+std::string Describe(const std::vector<int64_t>& values);
+
+// What is known when a kernel is created: attributes and constant inputs.
+class Info {
+ public:
+  Info(const OrtApi* api, const OrtKernelInfo* info) : api_(api), info_(info) {}
+  std::string NodeName() const;
+  int64_t Integer(const char* name) const;
+  // An attribute of exactly `count` integers, each at least `least` (and below 2**20, so that sizes cannot overflow).
+  std::vector<int64_t> Integers(const char* name, size_t count, int64_t least) const;
+  // An input that has to be an initializer or a constant of the given element type.
+  Tensor Constant(size_t index, const char* name, int type) const;
+
+ private:
+  const OrtApi* api_;
+  const OrtKernelInfo* info_;
+};
+
+// What is known when a kernel runs.
+class Context {
+ public:
+  Context(const OrtApi* api, OrtKernelContext* context) : api_(api), context_(context) {}
+  Tensor Input(size_t index, const char* name, int type) const;
+  void* Output(size_t index, const std::vector<int64_t>& dims) const;
+
+  // Calls `function(i)`, which must not throw, for each i below `total`, on the threads of the session.
+  template <class Function>
+  void ParallelFor(size_t total, Function&& function) const {
+    if (total == 1) return function(size_t{0});
+    struct Call {
+      static void Run(void* user, size_t i) { (*static_cast<std::remove_reference_t<Function>*>(user))(i); }
+    };
+    RunParallel(&Call::Run, total, &function);
+  }
+
+ private:
+  void RunParallel(void (*function)(void*, size_t), size_t total, void* user) const;
+  const OrtApi* api_;
+  OrtKernelContext* context_;
+};
+
+// Makes a class an operator. `Op` has
+//   static constexpr const char* kName;
+//   static constexpr int kInputs[] and kOutput: element types;
+//   explicit Op(const Info&): checks attributes and constants, prepares what does not depend on the input;
+//   void Compute(const Context&) const: may be called by several threads at once.
+template <class Op>
+class CustomOp : public OrtCustomOp {
+ public:
+  constexpr CustomOp() : OrtCustomOp{} {
+    version = kApiVersion;
+    GetName = [](const OrtCustomOp*) { return Op::kName; };
+    GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
+    GetInputType = [](const OrtCustomOp*, size_t index) { return Op::kInputs[index]; };
+    GetInputTypeCount = [](const OrtCustomOp*) { return sizeof(Op::kInputs) / sizeof(Op::kInputs[0]); };
+    GetOutputType = [](const OrtCustomOp*, size_t) { return Op::kOutput; };
+    GetOutputTypeCount = [](const OrtCustomOp*) { return size_t{1}; };
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };
+    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };
+    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
+    GetStartVersion = [](const OrtCustomOp*) { return kOpsetVersion; };
+    GetEndVersion = [](const OrtCustomOp*) { return kOpsetVersion; };
+    CreateKernelV2 = &Create;
+    KernelComputeV2 = &Compute;
+    KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  }
+
+ private:
+  struct Kernel {
+    Kernel(const OrtApi* table, const Info& info) : api(table), node(info.NodeName()), op(info) {}
+    const OrtApi* api;
+    std::string node;
+    Op op;
+  };
+
+  static OrtStatus* Create(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* ort_info,
+                           void** out) noexcept {
+    const Info info(api, ort_info);
+    return Guard(api, [&] { return info.NodeName(); }, [&] { *out = new Kernel(api, info); });
+  }
+
+  static OrtStatus* Compute(void* pointer, OrtKernelContext* context) noexcept {
+    const Kernel& kernel = *static_cast<const Kernel*>(pointer);
+    return Guard(kernel.api, [&] { return kernel.node; }, [&] { kernel.op.Compute(Context(kernel.api, context)); });
+  }
+
+  template <class Name, class Body>
+  static OrtStatus* Guard(const OrtApi* api, const Name& name, const Body& body) noexcept {
+    try {
+      try {
+        body();
+        return nullptr;
+      } catch (const Error& error) {
+        return api->CreateStatus(ORT_INVALID_ARGUMENT, Message(name(), error.what()).c_str());
+      } catch (const std::exception& error) {
+        return api->CreateStatus(ORT_FAIL, Message(name(), error.what()).c_str());
+      }
+    } catch (...) {  // the message itself could not be made
+      return api->CreateStatus(ORT_FAIL, Op::kName);
+    }
+  }
+
+  static std::string Message(const std::string& node, const char* what) {
+    return std::string(kDomain) + "::" + Op::kName + ", node '" + node + "': " + what;
+  }
+};
+
+}  // namespace bnnfx
+
+#endif  // BNNFX_ORT_H_
