@@ -7,9 +7,9 @@ from torch import fx
 from torch.nn import functional as F
 
 from bnnfx.core import edit
-from bnnfx.core.chain import CONVOLUTION, is_per_channel, is_view
+from bnnfx.core.chain import CONVOLUTION, is_per_channel
 from bnnfx.core.context import LowerContext
-from bnnfx.core.dataflow import calls, constant
+from bnnfx.core.dataflow import calls, constant, is_view
 from bnnfx.core.passes import Pass
 from bnnfx.core.stage import Stage
 

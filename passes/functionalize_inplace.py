@@ -38,6 +38,8 @@ class FunctionalizeInplace(Pass[ConvertContext, fx.Node]):
             module.inplace = False  # type: ignore[assignment]  # ours: convert works on a copy
         elif match.target is operator.iadd:
             match.target = operator.add
+        elif match.op == "call_method":
+            match.target = str(match.target).removesuffix("_")
         else:
             match.kwargs = {name: value for name, value in match.kwargs.items() if name != "inplace"}
 

@@ -8,9 +8,9 @@ import torch
 from torch import fx, nn
 
 from bnnfx.core import edit
-from bnnfx.core.chain import CONVOLUTION, PACK, is_per_channel, is_view, upstream
+from bnnfx.core.chain import CONVOLUTION, PACK, is_per_channel, upstream
 from bnnfx.core.context import LowerContext
-from bnnfx.core.dataflow import calls, constant, module_of, monotone_directions
+from bnnfx.core.dataflow import calls, constant, is_view, module_of, monotone_directions
 from bnnfx.core.passes import Pass
 from bnnfx.core.stage import Stage
 from bnnfx.numerics.bits import pack_bits

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from bnnfx.core.dataflow import ELEMENTWISE, calls, constant, module_of
+from bnnfx.core.dataflow import ELEMENTWISE, calls, constant, is_view, module_of
 from bnnfx.numerics.thresholds import accumulator_values
 
 CONVOLUTION = torch.ops.bnnfx.binary_conv2d.default
@@ -22,11 +22,6 @@ def is_per_channel(gm: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node, t
         sizes = [shapes[n][1:] for n in (node.all_input_nodes[0], node) if n in shapes]
         return len(sizes) == 2 and sizes[0][:1] == sizes[1][:1] and all(s.numel() == s[0] for s in sizes)
     return isinstance(module_of(gm, node), ELEMENTWISE) or calls(node, F.batch_norm)
-
-
-def is_view(node: fx.Node) -> bool:
-    """Whether a node only gives its values another shape."""
-    return calls(node, torch.flatten) or calls(node, torch.reshape)
 
 
 def upstream(node: fx.Node) -> Iterator[fx.Node]:

@@ -8,6 +8,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from bnnfx.ops import PACKED_OPS, PackedOp
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear, nn.Bilinear)
 """Modules whose weight could be binarized in principle; the ones we binarize are `bnnfx.nn.BINARY_LAYERS`."""
@@ -28,6 +30,8 @@ _REARRANGING = {
     *(torch.chunk, torch.split, operator.getitem),
 }
 
+_PACKED_OPS = {op.target: op for op in PACKED_OPS}
+
 
 def module_of(gm: fx.GraphModule, node: object) -> nn.Module | None:
     """The module that a node calls, or None if it calls none."""
@@ -39,6 +43,18 @@ def module_of(gm: fx.GraphModule, node: object) -> nn.Module | None:
 def calls(node: object, function: Callable[..., Any]) -> bool:
     """Whether a node calls this very function."""
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target is function
+
+
+def packed_op(node: object) -> PackedOp | None:
+    """The packed operator that a node calls, or None if it calls none."""
+    if isinstance(node, fx.Node) and node.op == "call_function":
+        return _PACKED_OPS.get(node.target)  # type: ignore[arg-type]
+    return None
+
+
+def is_view(node: object) -> bool:
+    """Whether a node only gives its values another shape, in the spellings that are left in a packed graph."""
+    return calls(node, torch.flatten) or calls(node, torch.reshape)
 
 
 def is_freezable(module: nn.Module | None) -> bool:
@@ -144,11 +160,7 @@ def monotone_directions(gm: fx.GraphModule, node: fx.Node) -> torch.Tensor | Non
     if isinstance(module, nn.LeakyReLU | nn.PReLU):
         slope = module.weight.detach() if isinstance(module, nn.PReLU) else torch.tensor(module.negative_slope)
         return torch.tensor(1.0) if bool((slope >= 0).all()) else None
-    if (
-        isinstance(module, (*RELUS, nn.Hardtanh, nn.MaxPool2d))
-        or calls(node, torch.flatten)
-        or calls(node, torch.reshape)
-    ):
+    if isinstance(module, (*RELUS, nn.Hardtanh, nn.MaxPool2d)) or is_view(node):
         return torch.tensor(1.0)
     if calls(node, F.batch_norm):
         gamma = node.args[3]

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from torch import fx
 
 from bnnfx.core.canonical import alias_of
-from bnnfx.core.dataflow import DROPOUTS, bits_source, is_freezable, module_of, never_negative
+from bnnfx.core.dataflow import DROPOUTS, bits_source, is_freezable, module_of, never_negative, packed_op
 from bnnfx.errors import StageError
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
-from bnnfx.ops import PACKED_OPS
 
 
 class Stage(enum.Enum):
@@ -61,15 +60,12 @@ def _inference_only(gm: fx.GraphModule, node: fx.Node) -> str | None:
     return None
 
 
-_BY_TARGET = {op.target: op for op in PACKED_OPS}
-
-
 def _packed_ops_read_bits(gm: fx.GraphModule, node: fx.Node) -> str | None:
-    op = _BY_TARGET.get(node.target) if node.op == "call_function" else None  # type: ignore[arg-type]
+    op = packed_op(node)
     if op is None or not op.bits_in:
         return None
     source = node.args[0]
-    producer = _BY_TARGET.get(source.target) if isinstance(source, fx.Node) else None  # type: ignore[arg-type]
+    producer = packed_op(source)
     if producer is not None and producer.bits_out:
         return None
     return f"reads '{source}', which does not hold packed bits"

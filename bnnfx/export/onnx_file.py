@@ -20,14 +20,13 @@ from bnnfx.api import lower
 from bnnfx.core.record import record_of, require_stage
 from bnnfx.core.stage import Stage
 from bnnfx.errors import ExportError, first_line
-from bnnfx.export.functions import function_protos
+from bnnfx.export.functions import OLDEST_OPSET, function_protos
 from bnnfx.export.packed_maps import write_packed_maps
 from bnnfx.export.symbolic import NAME_KEY, replace_packed_ops
 from bnnfx.ops.registry import ONNX_DOMAIN, OPSET_VERSION
 from bnnfx.runtime.session import OPSET_KEY
 
 DIALECTS = ("bnnfx", "standard")
-DEFAULT_OPSET = 18  # the first in which the function bodies can be written
 _IR_VERSION = 9  # what ONNX Runtime 1.17, the oldest we support, reads
 
 
@@ -66,7 +65,7 @@ def export_onnx(
             raise ExportError("A trainable graph is lowered first, which needs example_inputs=(x,); none were given.")
         gm = lower(gm, example_inputs)
     record = require_stage(gm, Stage.PACKED, "export_onnx")
-    model = _finish(_export(gm, record.inputs, opset or DEFAULT_OPSET), record.scheme)
+    model = _finish(_export(gm, record.inputs, opset or OLDEST_OPSET), record.scheme)
     write_packed_maps(model, gm)
     if dialect == "standard":
         model = onnx.inliner.inline_local_functions(model)
@@ -79,9 +78,9 @@ def export_onnx(
 def _check_target(path: Path, dialect: str, opset: int | None) -> None:
     if dialect not in DIALECTS:
         raise ValueError(f"Unknown dialect {dialect!r}; the known ones are: {', '.join(DIALECTS)}.")
-    if opset is not None and opset < DEFAULT_OPSET:
+    if opset is not None and opset < OLDEST_OPSET:
         raise ValueError(
-            f"opset is {DEFAULT_OPSET} or higher (older ones have no bit operators on tensors); got {opset}."
+            f"opset is {OLDEST_OPSET} or higher (older ones have no bit operators on tensors); got {opset}."
         )
     if not path.parent.is_dir():
         raise ExportError(

@@ -1,17 +1,15 @@
 """Which values of an exported file hold packed bits: kept in its metadata, as its standard form cannot tell."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import onnx
 import torch
 from torch import fx
 
-from bnnfx.ops import PACKED_OPS
+from bnnfx.core.dataflow import packed_op
 
 _KEY = "bnnfx.packed_maps"
-_BY_TARGET = {op.target: op for op in PACKED_OPS}
 
 
 @dataclass(frozen=True)
@@ -36,14 +34,6 @@ def packed_channels(node: fx.Node) -> int:
     return packed_channels(user) if user.target is target else int(user.args[4])  # type: ignore[arg-type]
 
 
-def maps_of_graph(gm: fx.GraphModule) -> Iterator[tuple[str, int, bool]]:
-    """Name, channels, and whether floats are compared, of every packed map of a packed graph."""
-    for node in gm.graph.nodes:
-        op = _BY_TARGET.get(node.target) if node.op == "call_function" else None
-        if op is not None and op.bits_out:
-            yield node.name, packed_channels(node), not op.bits_in
-
-
 def write_packed_maps(model: onnx.ModelProto, gm: fx.GraphModule) -> None:
     """Store the packed maps of `gm`, whose nodes `model` holds under their names.
 
@@ -51,10 +41,11 @@ def write_packed_maps(model: onnx.ModelProto, gm: fx.GraphModule) -> None:
     """
     by_name = {node.name: node for node in model.graph.node}
     maps = []
-    for name, channels, compares in maps_of_graph(gm):
-        node = by_name.get(name)
-        if node is not None:
-            maps.append(PackedMap(node.output[0], channels, tuple(node.input[:2]) if compares else ()))
+    for source in gm.graph.nodes:
+        op, node = packed_op(source), by_name.get(source.name)
+        if op is not None and op.bits_out and node is not None:
+            compared = () if op.bits_in else tuple(node.input[:2])
+            maps.append(PackedMap(node.output[0], packed_channels(source), compared))
     model.metadata_props.add(key=_KEY, value=json.dumps([asdict(packed) for packed in maps]))
 
 

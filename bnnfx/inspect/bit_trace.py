@@ -12,11 +12,12 @@ import onnx.numpy_helper
 import torch
 from torch import Tensor, fx, nn
 
-from bnnfx.core.dataflow import CONVOLUTIONS, module_of
+from bnnfx.core.dataflow import CONVOLUTIONS, module_of, packed_op
 from bnnfx.core.record import record_of
 from bnnfx.core.stage import Stage
 from bnnfx.errors import StageError
 from bnnfx.export.packed_maps import packed_channels, packed_maps
+from bnnfx.export.symbolic import from_onnx
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.numerics.bits import unpack_bits
 from bnnfx.ops import PACKED_OPS
@@ -25,7 +26,6 @@ from bnnfx.runtime.session import open_session, read_model
 
 Array = npt.NDArray[Any]
 
-_BY_TARGET = {op.target: op for op in PACKED_OPS}
 _BY_ONNX_NAME = {op.onnx_name: op for op in PACKED_OPS}
 
 
@@ -75,7 +75,7 @@ def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...], *
     if record is None or record.stage not in (Stage.TRAINABLE, Stage.PACKED):
         raise StageError(
             "verify compares graphs of bnnfx.convert and bnnfx.lower, and paths of exported files; "
-            f"got {'a path-less ' if record is None else ''}{type(model).__name__}."
+            f"got {f'a graph in stage {record.stage.value}' if record else f'a {type(model).__name__}'}."
         )
     recorder = _Recorder(copy.deepcopy(model).eval().cpu().float(), len(inputs[0]))
     with torch.no_grad():
@@ -116,7 +116,7 @@ class _Recorder(fx.Interpreter):
             x = self.env[n.all_input_nodes[0]]
             compared = (x - binarizer.threshold(x, x.ndim)).numpy()
             self.trace.bits[n.name] = Bits(_rows(result.numpy() > 0, self.samples), _rows(compared, self.samples))
-        op = _BY_TARGET.get(n.target) if n.op == "call_function" else None  # type: ignore[arg-type]
+        op = packed_op(n)
         if op is not None:
             sources = [a for a in n.args[: op.inputs] if isinstance(a, fx.Node)]
             self.trace.constants[n.name] = [self.env[a].numpy() for a in sources if a.op == "get_attr"]
@@ -168,9 +168,7 @@ def _wrong_bytes(node: onnx.NodeProto, by_name: dict[str, Array]) -> int:
     """In how many bytes the node's result differs from that of the reference operator on the same inputs."""
     op = _BY_ONNX_NAME[node.op_type]
     tensors = [torch.from_numpy(np.array(by_name[name])) for name in node.input]
-    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    if "pads" in attributes:
-        attributes["pads"] = attributes["pads"][:2]  # ONNX lists both ends, and ours are equal
+    attributes = from_onnx({a.name: onnx.helper.get_attribute_value(a) for a in node.attribute})
     expected = op.target(*tensors, *(attributes[name] for name in op.attributes)).numpy()
     given = np.ascontiguousarray(by_name[node.output[0]])
     return int((expected.view(np.uint8) != given.view(np.uint8)).sum())
