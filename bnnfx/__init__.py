@@ -10,6 +10,7 @@ from bnnfx.api import convert, lower
 from bnnfx.calibration import Observations, calibrate
 from bnnfx.config import Config, LayerConfig
 from bnnfx.errors import (
+    BenchmarkError,
     BnnfxError,
     ConversionError,
     ExampleInputError,
@@ -26,6 +27,7 @@ from bnnfx.schemes import Scheme, register_scheme, schemes
 __version__ = _version("bnnfx")
 
 __all__ = [
+    "BenchmarkError",
     "BnnfxError",
     "Config",
     "ConversionError",

@@ -25,6 +25,10 @@ class ModelFileError(BnnfxError):
     """An ONNX file is missing, is not one of ours, or was written by a newer version of bnnfx."""
 
 
+class BenchmarkError(BnnfxError):
+    """Something cannot be measured: a contender cannot be built or run."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, as a sentence, to be quoted in ours.
 

@@ -1,4 +1,7 @@
-"""Who may import whom: pipelines -> passes -> core -> {nn, ops, schemes, config, errors} -> numerics."""
+"""Who may import whom: pipelines -> passes -> core -> {nn, ops, schemes, config, errors} -> numerics.
+
+The command line and the benchmark use the public parts; no other part knows them.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -29,7 +32,11 @@ ALLOWED = {
     "core": {"core", *BELOW_CORE},
     "passes": {"core", *BELOW_CORE},
     "pipelines": {"passes", "core"},
+    "bench": {"bench", "api", "calibration", "config", "errors", "export", "ops", "runtime", "_torchvision"},
+    "cli": {"bench", "errors", "schemes"},
 }
+TOPMOST = {"bench", "cli"}  # imported by no other part
+EXTRAS = {"torchvision", "openvino"}  # need not be installed
 
 
 def imports(source: str) -> Iterator[tuple[str, bool]]:
@@ -57,7 +64,9 @@ def offences(part: str, source: str) -> list[str]:
     found = []
     for name, at_top in imports(source):
         top, _, rest = name.partition(".")
-        if top == "torchvision" and at_top:
+        if top in EXTRAS and at_top:
+            found.append(name)
+        if part not in TOPMOST and (top == "typer" or (top == "bnnfx" and rest.split(".")[0] in TOPMOST)):
             found.append(name)
         if part not in ALLOWED:
             continue
@@ -113,10 +122,23 @@ def test_direction(module):
         ("passes", "from passes.pack_layers import PackLayers"),
         ("export", "import torchvision.models"),
         ("", "from torchvision import models"),
+        ("bench", "import openvino"),
+        ("bench", "from bnnfx.passes.pack_layers import PackLayers"),
+        ("bench", "from bnnfx.cli import app"),
+        ("cli", "from bnnfx.export.onnx_file import export_onnx"),
+        ("export", "from bnnfx.bench.engines import Engine"),
+        ("", "import typer"),
     ],
 )
 def test_wrong_direction_is_noticed(part, source):
     assert len(offences(part, source)) == 1
+
+
+def test_engines_runs_by_itself():
+    """It is the program that measures memory: importing bnnfx, and with it torch, would hide what a model takes."""
+    source = FILES["bnnfx.bench.engines"].read_text()
+    assert not [name for name, _ in imports(source) if name.split(".")[0] in ("bnnfx", "torch")]
+    assert not [name for name, at_top in imports(source) if at_top and name.split(".")[0] in ("onnx", "onnxruntime")]
 
 
 def test_lazy_torchvision_is_fine():
