@@ -4,9 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 LIBRARY_SOURCES := $(shell find bnnfx/csrc -type f)
+NATIVE_BUILD := $(BIN)/cmake -S tests/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: test demo data clean
+.PHONY: test test-arm test-asan demo data clean
 
 test: $(READY) data
 	$(BIN)/ruff check .
@@ -14,6 +15,33 @@ test: $(READY) data
 	$(BIN)/mypy --strict
 	$(BIN)/pytest --doctest-modules bnnfx
 	$(BIN)/pytest -n 2 --durations=10
+
+# The kernels on AArch64, under an emulator: a cross-compiler and qemu-user are fetched where apt-get may do so.
+ARM_PACKAGES := g++-aarch64-linux-gnu qemu-user
+
+test-arm: $(READY)
+	@missing() { for tool in aarch64-linux-gnu-g++ qemu-aarch64; do command -v $$tool >/dev/null || echo $$tool; done; }; \
+	if [ -n "$$(missing)" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y $(ARM_PACKAGES); } \
+	    >/dev/null 2>&1 || true; \
+	fi; \
+	if [ -n "$$(missing)" ]; then \
+	  echo "test-arm is skipped:" $$(missing) "not found; Debian's packages $(ARM_PACKAGES) have them."; exit 0; \
+	fi; \
+	set -ex; \
+	$(NATIVE_BUILD) -B build/native-arm -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/tests/native/aarch64.cmake; \
+	$(BIN)/cmake --build build/native-arm --target check
+
+# AddressSanitizer and UndefinedBehaviorSanitizer. Python itself is not built with them, so they are loaded before it;
+# and so is the C++ library, where they look for the function that throws exceptions.
+PRELOAD = $(shell $(CXX) -print-file-name=libasan.so) $(shell $(CXX) -print-file-name=libstdc++.so)
+
+test-asan: export UBSAN_OPTIONS = print_stacktrace=1
+test-asan: $(READY)
+	$(NATIVE_BUILD) -B build/native-asan -DBNNFX_SANITIZE=ON
+	$(BIN)/cmake --build build/native-asan --target check
+	LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest tests/kernels \
+	  --kernel-library build/native-asan/library/libbnnfx_ops.so
 
 demo: $(READY) data
 	$(BIN)/python examples/quickstart.py

@@ -15,8 +15,12 @@ struct Row {
 };
 
 constexpr Row kRows[] = {
+#if BNNFX_X86_KERNELS
     {Isa::kAvx512, "avx512", "avx512,avx2,portable"},
     {Isa::kAvx2, "avx2", "avx2,portable"},
+#elif BNNFX_ARM_KERNELS
+    {Isa::kNeon, "neon", "neon,portable"},
+#endif
     {Isa::kPortable, "portable", "portable"},
 };
 
@@ -29,6 +33,8 @@ Isa Detected() {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vpopcntdq");
   return avx512 ? Isa::kAvx512 : Isa::kAvx2;
+#elif BNNFX_ARM_KERNELS
+  return Isa::kNeon;  // part of AArch64
 #else
   return Isa::kPortable;
 #endif

@@ -11,7 +11,9 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "ort_abi.h"
@@ -89,22 +91,28 @@ class Context {
   OrtKernelContext* context_;
 };
 
+// What the runtime is told of an operator: its name, and the element types of its inputs and outputs.
+struct Signature {
+  std::string name;
+  std::vector<int> inputs, outputs;
+};
+
 // Makes a class an operator. `Op` has
-//   static constexpr const char* kName;
-//   static constexpr int kInputs[] and kOutput: element types;
-//   explicit Op(const Info&): checks attributes and constants, prepares what does not depend on the input;
+//   explicit Op(const Info&), or Op(const Info&, const Variant&) where one class stands for several operators: checks
+//       attributes and constants, prepares what does not depend on the input;
 //   void Compute(const Context&) const: may be called by several threads at once.
-template <class Op>
+template <class Op, class... Variant>
 class CustomOp : public OrtCustomOp {
  public:
-  constexpr CustomOp() : OrtCustomOp{} {
+  CustomOp(Signature signature, Variant... variant)
+      : OrtCustomOp{}, signature_(std::move(signature)), variant_(std::move(variant)...) {
     version = kApiVersion;
-    GetName = [](const OrtCustomOp*) { return Op::kName; };
+    GetName = [](const OrtCustomOp* op) { return Self(op).signature_.name.c_str(); };
     GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
-    GetInputType = [](const OrtCustomOp*, size_t index) { return Op::kInputs[index]; };
-    GetInputTypeCount = [](const OrtCustomOp*) { return sizeof(Op::kInputs) / sizeof(Op::kInputs[0]); };
-    GetOutputType = [](const OrtCustomOp*, size_t) { return Op::kOutput; };
-    GetOutputTypeCount = [](const OrtCustomOp*) { return size_t{1}; };
+    GetInputType = [](const OrtCustomOp* op, size_t index) { return Self(op).signature_.inputs[index]; };
+    GetInputTypeCount = [](const OrtCustomOp* op) { return Self(op).signature_.inputs.size(); };
+    GetOutputType = [](const OrtCustomOp* op, size_t index) { return Self(op).signature_.outputs[index]; };
+    GetOutputTypeCount = [](const OrtCustomOp* op) { return Self(op).signature_.outputs.size(); };
     GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };
     GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return 0; };
     GetInputMemoryType = [](const OrtCustomOp*, size_t) { return 0; };
@@ -117,25 +125,34 @@ class CustomOp : public OrtCustomOp {
 
  private:
   struct Kernel {
-    Kernel(const OrtApi* table, const Info& info) : api(table), node(info.NodeName()), op(info) {}
+    Kernel(const CustomOp& custom_op, const OrtApi* table, const Info& info)
+        : type(custom_op),
+          api(table),
+          node(info.NodeName()),
+          op(std::apply([&](const Variant&... variant) { return Op(info, variant...); }, custom_op.variant_)) {}
+    const CustomOp& type;
     const OrtApi* api;
     std::string node;
     Op op;
   };
 
-  static OrtStatus* Create(const OrtCustomOp*, const OrtApi* api, const OrtKernelInfo* ort_info,
+  static const CustomOp& Self(const OrtCustomOp* op) { return *static_cast<const CustomOp*>(op); }
+
+  static OrtStatus* Create(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* ort_info,
                            void** out) noexcept {
     const Info info(api, ort_info);
-    return Guard(api, [&] { return info.NodeName(); }, [&] { *out = new Kernel(api, info); });
+    return Self(op).Guard(
+        api, [&] { return info.NodeName(); }, [&] { *out = new Kernel(Self(op), api, info); });
   }
 
   static OrtStatus* Compute(void* pointer, OrtKernelContext* context) noexcept {
     const Kernel& kernel = *static_cast<const Kernel*>(pointer);
-    return Guard(kernel.api, [&] { return kernel.node; }, [&] { kernel.op.Compute(Context(kernel.api, context)); });
+    return kernel.type.Guard(
+        kernel.api, [&] { return kernel.node; }, [&] { kernel.op.Compute(Context(kernel.api, context)); });
   }
 
   template <class Name, class Body>
-  static OrtStatus* Guard(const OrtApi* api, const Name& name, const Body& body) noexcept {
+  OrtStatus* Guard(const OrtApi* api, const Name& name, const Body& body) const noexcept {
     try {
       try {
         body();
@@ -146,13 +163,16 @@ class CustomOp : public OrtCustomOp {
         return api->CreateStatus(ORT_FAIL, Message(name(), error.what()).c_str());
       }
     } catch (...) {  // the message itself could not be made
-      return api->CreateStatus(ORT_FAIL, Op::kName);
+      return api->CreateStatus(ORT_FAIL, signature_.name.c_str());
     }
   }
 
-  static std::string Message(const std::string& node, const char* what) {
-    return std::string(kDomain) + "::" + Op::kName + ", node '" + node + "': " + what;
+  std::string Message(const std::string& node, const char* what) const {
+    return std::string(kDomain) + "::" + signature_.name + ", node '" + node + "': " + what;
   }
+
+  Signature signature_;
+  std::tuple<Variant...> variant_;
 };
 
 }  // namespace bnnfx

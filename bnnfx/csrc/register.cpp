@@ -1,11 +1,11 @@
 // RegisterCustomOps: what ONNX Runtime calls after it has loaded this library for a set of session options.
 
-#include <array>
 #include <exception>
 #include <mutex>
 #include <string>
 #include <vector>
 
+#include "ceiling/ceiling.h"
 #include "conv/ops.h"
 #include "isa.h"
 #include "ort.h"
@@ -22,7 +22,12 @@ namespace bnnfx {
 namespace {
 
 // Every op that has a kernel; a node whose op is not listed runs as the local function in its model file.
-const std::array kCustomOps{BinaryConv2dOp(), BinaryConv2dThresholdOp(), MaxPool2dOp(), PackOp()};
+std::vector<const OrtCustomOp*> CustomOps() {
+  std::vector<const OrtCustomOp*> ops = BinaryConv2dOps();
+  for (const OrtCustomOp* op : PackOps()) ops.push_back(op);
+  ops.push_back(MaxPool2dOp());
+  return ops;
+}
 
 // The op domains of this library, one per ONNX Runtime in the process (nearly always one).
 //
@@ -51,10 +56,12 @@ class Domains {
         return nullptr;
       }
     }
-    entries_.reserve(entries_.size() + 1);  // may throw; later push_back cannot, so no domain is lost
+    // What may throw comes first, so that no domain is lost.
+    entries_.reserve(entries_.size() + 1);
+    const std::vector<const OrtCustomOp*> ops = CustomOps();
     OrtCustomOpDomain* domain = nullptr;
     if (OrtStatus* status = api->CreateCustomOpDomain(kDomain, &domain)) return status;
-    for (const OrtCustomOp* op : kCustomOps) {
+    for (const OrtCustomOp* op : ops) {
       if (OrtStatus* status = api->CustomOpDomain_Add(domain, op)) {
         api->ReleaseCustomOpDomain(domain);
         return status;
@@ -99,6 +106,15 @@ OrtStatus* RefuseOldRuntime(const OrtApiBase* api_base) {
 
 // Not for ONNX Runtime: lets tests and benchmarks enumerate what the environment variable BNNFX_ISA may be here.
 extern "C" BNNFX_EXPORT const char* bnnfx_isas() noexcept { return bnnfx::IsaNames(); }
+
+// Likewise: what MeasureCeiling gives, or a negative number where BNNFX_ISA names no instruction set of this machine.
+extern "C" BNNFX_EXPORT double bnnfx_ceiling() noexcept {
+  try {
+    return bnnfx::MeasureCeiling();
+  } catch (const std::exception&) {
+    return -1;
+  }
+}
 
 extern "C" BNNFX_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options, const OrtApiBase* api_base) noexcept {
   const OrtApi* api = nullptr;

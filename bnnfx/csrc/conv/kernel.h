@@ -3,20 +3,16 @@
 // The arithmetic, in numbered steps:
 //
 // 1. Of n products of +-1 values, held as bits, those are -1 whose bits differ: acc = n - 2 * d, d = popcount(x xor w).
-// 2. The input is padded with 0 bits, which would stand for -1; the trained network pads with the value 0. Over the
-//    taps of a window that lie inside the map (there are v, of C channels each) and outside of it:
-//      acc = C * v - 2 * d_inside,  d = d_inside + d_outside,  d_outside = popcount(w_outside)
-//    so acc = base - 2 * d with base = C * v + 2 * popcount(w_outside), which depends only on the output channel and
-//    on which taps lie inside: the border class of the pixel. Most pixels share one class.
-// 3. Affine: float(acc) * scale, rounded, + bias, rounded.
-// 4. Threshold: bit acc >= threshold; the caller xors the flip.
+// 2. The trained network pads with the value 0, which adds nothing. So only the taps of a window that lie inside the
+//    map are counted, and n is their number times the channels. Output pixels whose windows have the same taps inside
+//    form a border class; the pixels of a strip are of one class, so n is one number for a strip. Nothing is padded.
+// 3. Threshold: bit acc >= threshold; the caller xors the flip. Or the float epilogue, whose steps are below.
 //
-// `count` is step 1 and most of the work. Steps 2 to 4 are one pass over its result, which is still in the first-level
-// cache. Step 2 is not folded into the thresholds, because of the border classes. Step 3 cannot be folded into one
-// multiply-add: that rounds once.
+// `count` is step 1 and most of the work. What follows is one pass over its result, which is still in the first-level
+// cache. scale and bias cannot be folded into one multiply-add: that rounds once where the definition rounds twice.
 //
-// A kernel works on a strip of up to kStrip pixels (of one image, any of them) and a block of up to kBlock output
-// channels, which are in lanes: no sum across a register is ever needed, and the bits of a pixel are one 64-bit word.
+// A kernel works on a strip of up to kStrip pixels of one image and a block of up to kBlock output channels, which are
+// in lanes: no sum across a register is ever needed, and the bits of a pixel are one 64-bit word.
 
 #ifndef BNNFX_CONV_KERNEL_H_
 #define BNNFX_CONV_KERNEL_H_
@@ -29,46 +25,76 @@
 namespace bnnfx {
 namespace conv {
 
-constexpr size_t kLanes = 16;  // output channels that are computed together
-constexpr size_t kBlock = 64;  // output channels of a block, a multiple of kLanes
-constexpr size_t kStrip = 48;  // pixels, a multiple of 6 and of 16
+constexpr size_t kBlock = 64;  // output channels of a block
+constexpr size_t kStrip = 48;  // pixels
+constexpr size_t kAlign = 64;  // bytes: prepared filters start at multiples of it
 
-// Where the words of a window are: `runs` stretches of `run_words` 32-bit words each, `run_offset[i]` bytes behind the
-// first word. Taps that are neighbors in memory are in one run.
+// A stretch of a window whose words are neighbors in memory, of the map and of the filters: some taps of one row.
+struct Run {
+  ptrdiff_t input;  // bytes of the prepared map, from the first word of the window
+  size_t filter;    // words of the filter, from its first
+};
+
 struct Window {
-  const ptrdiff_t* run_offset;
-  size_t runs;
-  size_t run_words;
+  const Run* runs;
+  size_t run_count;
+  size_t run_words;  // 64-bit words of each run
 };
 
-// Weights of a block of output channels: uint32[runs * run_words][lanes], `lanes` being 16, 32, 48 or 64.
-struct Filters {
-  const uint32_t* words;
-  size_t lanes;
-};
-
-// The result of `count` and what turns it into accumulators:
-//   acc[p][lane] = base[border_class[p] * base_stride + lane] - 2 * differing[p * kBlock + lane].
+// The result of `count`: acc[p][lane] = products - 2 * differing[p * kBlock + lane]; lanes beyond `lanes` are not set.
 struct Counts {
-  const int32_t* differing;      // [pixels][kBlock]; lanes beyond `lanes` are not set
-  const int32_t* base;           // [classes][base_stride], from the first channel of the block
-  size_t base_stride;
-  const uint32_t* border_class;  // [pixels]
-  size_t pixels;                 // 1 to kStrip
-  size_t lanes;                  // as in Filters
+  const int32_t* differing;
+  int32_t products;
+  size_t pixels;  // 1 to kStrip
+  size_t lanes;   // the block's channels, rounded up to a multiple of the kernel's lane_step
+};
+
+// The float epilogue: each value starts as float(acc) and goes through the steps in order, each rounded on its own.
+enum class StepKind : uint32_t {
+  kScale,    // v * first[slot] + second[slot], rounded after the product and after the sum
+  kClamp,    // first where v < first, second where v > second; NaN stays
+  kPrelu,    // v where v > 0, else v * first[slot]
+  kShift,    // v + first[slot]
+  kAdd,      // v + residual
+  kStore,    // out = v
+  kCompare,  // bit lane of bits[p] = v >= first[slot]
+};
+
+struct Step {
+  StepKind kind;
+  const float* first;   // per slot, where the kind has it
+  const float* second;  // per slot, likewise
+};
+
+// Where the float streams of a strip and a block are: channels last, value (p, lane) at pixel[p] * stride + lane.
+struct Streams {
+  const float* residual;
+  float* out;
+  const uint32_t* pixel;
+  size_t stride;
+  size_t channels;  // of the block: at most `lanes`; no value beyond is read or written
 };
 
 struct Kernel {
   Isa isa;
-  // Sets differing[p * kBlock + lane] for `pixels` windows, which start at image + pixel_offset[p] (bytes).
+  size_t lane_step;          // divides kBlock
+  size_t input_word_bytes;   // of a prepared 64-bit word of the map
+  size_t filter_word_bytes;  // of a prepared 64-bit word of one filter
+  // Turns `count` packed words into their prepared form; null where that is the packed one.
+  void (*prepare_input)(const uint8_t* words, size_t count, uint8_t* out);
+  // Turns one word each of `lanes` filters into lanes * filter_word_bytes bytes. Filters without a channel are 0.
+  void (*prepare_filters)(const uint64_t* words, size_t lanes, uint8_t* out);
+  // Sets differing[p * kBlock + lane] for `pixels` windows, which start at image + pixel_offset[p] (bytes). `streams` is
+  // what the epilogue will use next: a kernel may fetch a little of it with every tile, while its arithmetic leaves the
+  // memory idle. Its pointers are null where there is nothing.
   void (*count)(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, const Window& window,
-                const Filters& filters, int32_t* differing);
+                const uint8_t* filters, size_t lanes, const Streams& streams, int32_t* differing);
   // bits[p] = word whose bit `lane` is acc[p][lane] >= threshold[lane]; 0 beyond `lanes`.
   void (*threshold)(const Counts& counts, const int32_t* threshold, uint64_t* bits);
-  // out[c * channel_stride + p] = float(acc[p][c]) * scale[c] + bias[c] for c below `channels`, which is at most
-  // `lanes`; scale and bias may be read up to `lanes`.
-  void (*affine)(const Counts& counts, const float* scale, const float* bias, size_t channels, float* out,
-                 size_t channel_stride);
+  // Takes the constants of a step from `slot` on. bits[p] is 0 beyond the channels if there is a kCompare; else it is
+  // not touched.
+  void (*epilogue)(const Counts& counts, const Step* steps, size_t step_count, size_t slot, const Streams& streams,
+                   uint64_t* bits);
 };
 
 // One row per file, compiled for that instruction set. These files use no function of the standard library that is
@@ -76,6 +102,7 @@ struct Kernel {
 extern const Kernel kPortable;
 extern const Kernel kAvx2;
 extern const Kernel kAvx512;
+extern const Kernel kNeon;
 
 }  // namespace conv
 }  // namespace bnnfx

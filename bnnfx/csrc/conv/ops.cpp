@@ -1,123 +1,75 @@
 #include "ops.h"
 
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <string>
 #include <vector>
 
 #include "convolution.h"
+#include "epilogue_variant.h"
 
 namespace bnnfx {
 namespace {
 
+using conv::Activation;
 using conv::Block;
 using conv::Convolution;
+using conv::EpilogueVariant;
 using conv::kBlock;
 using conv::kStrip;
 using conv::Part;
+using conv::Step;
+using conv::StepKind;
+using conv::Streams;
 
-// One value per output channel, rearranged to the slots of the blocks; slots without a channel get `fill`.
+// One value per output channel, or one for all, in the slots of the blocks; slots without a channel get `fill`.
 template <class T>
 std::vector<T> PerSlot(const Info& info, size_t index, const char* name, int type, const Convolution& conv, T fill) {
   const Tensor values = info.Constant(index, name, type);
-  Require(values.dims == std::vector<int64_t>{static_cast<int64_t>(conv.OutChannels())},
-          std::string(name) + " has one value for each of the " + std::to_string(conv.OutChannels()) +
+  const auto channels = static_cast<int64_t>(conv.OutChannels());
+  Require(values.dims == std::vector<int64_t>{channels} || values.dims == std::vector<int64_t>{1},
+          std::string(name) + " has one value, or one for each of the " + std::to_string(channels) +
               " output channels; got " + values.Describe());
   std::vector<T> slots(conv.Slots(), fill);
   for (size_t b = 0; b < conv.Blocks().size(); ++b) {
     const Block& block = conv.Blocks()[b];
-    std::memcpy(&slots[b * kBlock], values.Data<T>() + block.first_channel, block.channels * sizeof(T));
+    for (size_t c = 0; c < block.channels; ++c) {
+      slots[b * kBlock + c] = values.Data<T>()[values.dims[0] == 1 ? 0 : block.first_channel + c];
+    }
   }
   return slots;
 }
 
-class BinaryConv2d {
+// The bits of a strip and a block go to their place in packed rows of `words` 64-bit words.
+class BitStore {
  public:
-  static constexpr const char* kName = "BinaryConv2d";
-  static constexpr int kInputs[] = {ORT_UINT8, ORT_UINT8, ORT_FLOAT, ORT_FLOAT};
-  static constexpr int kOutput = ORT_FLOAT;
+  explicit BitStore(const Convolution& conv) : row_bytes_(Bytes(conv)), merges_(conv.Groups() > 1) {}
 
-  explicit BinaryConv2d(const Info& info)
-      : conv_(info),
-        scale_(PerSlot<float>(info, 2, "scale", ORT_FLOAT, conv_, 0)),
-        bias_(PerSlot<float>(info, 3, "bias", ORT_FLOAT, conv_, 0)) {}
+  int64_t RowBytes() const { return static_cast<int64_t>(row_bytes_); }
 
-  void Compute(const Context& context) const {
-    const Tensor x = conv_.CheckedInput(context);
-    const auto plan = conv_.PlanFor(x);
-    const size_t pixels = plan->pixel_offset.size();
-    auto* out = static_cast<float*>(context.Output(
-        0, {x.dims[0], static_cast<int64_t>(conv_.OutChannels()), plan->out_height, plan->out_width}));
-    conv_.Run(context, x, *plan, [&](const Part& part) {
-      const size_t channel = part.image * conv_.OutChannels() + part.block->first_channel;
-      conv_.Row().affine(part.counts, &scale_[part.slot], &bias_[part.slot], part.block->channels,
-                         out + channel * pixels + part.first_pixel, pixels);
-    });
-  }
-
- private:
-  Convolution conv_;
-  std::vector<float> scale_, bias_;  // [slots]
-};
-
-class BinaryConv2dThreshold {
- public:
-  static constexpr const char* kName = "BinaryConv2dThreshold";
-  static constexpr int kInputs[] = {ORT_UINT8, ORT_UINT8, ORT_INT32, ORT_UINT8};
-  static constexpr int kOutput = ORT_UINT8;
-
-  // A slot without a channel never reaches the largest threshold, so its bit is 0.
-  explicit BinaryConv2dThreshold(const Info& info)
-      : conv_(info),
-        threshold_(PerSlot<int32_t>(info, 2, "threshold", ORT_INT32, conv_, std::numeric_limits<int32_t>::max())) {
-    const int64_t row_bytes = RowBytes(static_cast<int64_t>(conv_.OutChannels()));
-    const Tensor flip = info.Constant(3, "flip", ORT_UINT8);
-    Require(flip.dims == std::vector<int64_t>{row_bytes},
-            "flip is uint8[" + std::to_string(row_bytes) + "], one packed row for the " +
-                std::to_string(conv_.OutChannels()) + " output channels; got " + flip.Describe());
-    flip_.resize(static_cast<size_t>(row_bytes) / 8);
-    std::memcpy(flip_.data(), flip.data, static_cast<size_t>(row_bytes));
-  }
-
-  void Compute(const Context& context) const {
-    const Tensor x = conv_.CheckedInput(context);
-    const auto plan = conv_.PlanFor(x);
-    const size_t pixels = plan->pixel_offset.size();
-    auto* out = static_cast<uint8_t*>(context.Output(
-        0, {x.dims[0], plan->out_height, plan->out_width, static_cast<int64_t>(flip_.size() * 8)}));
-    conv_.Run(context, x, *plan, [&](const Part& part) {
-      uint64_t bits[kStrip];
-      conv_.Row().threshold(part.counts, &threshold_[part.slot], bits);
-      uint8_t* rows = out + (part.image * pixels + part.first_pixel) * flip_.size() * 8;
-      if (conv_.Groups() == 1) {
-        StoreWords(part, bits, rows);
-      } else {
-        MergeBits(part, bits, rows);
-      }
-    });
-  }
-
- private:
-  // Without groups a block is a whole word of the row.
-  void StoreWords(const Part& part, const uint64_t* bits, uint8_t* rows) const {
-    const size_t word = part.block->first_channel / 64;
-    for (size_t p = 0; p < part.counts.pixels; ++p) {
-      const uint64_t flipped = bits[p] ^ flip_[word];
-      std::memcpy(rows + (p * flip_.size() + word) * 8, &flipped, 8);
-    }
-  }
-
-  // With groups a block starts at any bit of the row; the blocks of a pixel come one after the other.
-  void MergeBits(const Part& part, const uint64_t* bits, uint8_t* rows) const {
-    const size_t row_bytes = flip_.size() * 8;
+  // `flip` is a packed row, or null.
+  void Store(const Part& part, const uint64_t* bits, const uint64_t* flip, uint8_t* image) const {
     const size_t word = part.block->first_channel / 64;
     const size_t shift = part.block->first_channel % 64;
     for (size_t p = 0; p < part.counts.pixels; ++p) {
-      uint8_t* row = rows + p * row_bytes;
-      if (part.first_of_pixels) std::memcpy(row, flip_.data(), row_bytes);
+      uint8_t* row = image + part.pixel[p] * row_bytes_;
+      if (!merges_) {  // a block is a whole word of the row
+        const uint64_t flipped = flip == nullptr ? bits[p] : bits[p] ^ flip[word];
+        std::memcpy(row + word * 8, &flipped, 8);
+        continue;
+      }
+      // With groups a block starts at any bit of the row; the blocks of a pixel come one after the other.
+      if (part.slot == 0 && flip != nullptr) std::memcpy(row, flip, row_bytes_);
+      if (part.slot == 0 && flip == nullptr) std::memset(row, 0, row_bytes_);
       Xor(row + word * 8, bits[p] << shift);
       if (shift + part.block->channels > 64) Xor(row + word * 8 + 8, bits[p] >> (64 - shift));
     }
+  }
+
+ private:
+  static size_t Bytes(const Convolution& conv) {
+    return static_cast<size_t>(bnnfx::RowBytes(static_cast<int64_t>(conv.OutChannels())));
   }
 
   static void Xor(uint8_t* bytes, uint64_t bits) {
@@ -127,21 +79,157 @@ class BinaryConv2dThreshold {
     std::memcpy(bytes, &word, 8);
   }
 
+  size_t row_bytes_;
+  bool merges_;
+};
+
+class BinaryConv2d {
+ public:
+  BinaryConv2d(const Info& info, const EpilogueVariant& variant) : conv_(info), bits_(conv_), variant_(variant) {
+    Add(info, StepKind::kScale, {"scale", "bias"});
+    AddActivation(info, variant.before);
+    if (variant.adds) {
+      residual_input_ = next_input_++;
+      steps_.push_back({StepKind::kAdd, nullptr, nullptr});
+    }
+    AddActivation(info, variant.after);
+    if (variant.stores) steps_.push_back({StepKind::kStore, nullptr, nullptr});
+    if (variant.compares) Add(info, StepKind::kCompare, {"threshold"});
+  }
+
+  void Compute(const Context& context) const {
+    const Tensor x = conv_.CheckedInput(context);
+    const auto plan = conv_.PlanFor(x);
+    const auto channels = static_cast<int64_t>(conv_.OutChannels());
+    const std::vector<int64_t> shape{x.dims[0], plan->out_height, plan->out_width, channels};
+    const float* residual = nullptr;
+    if (variant_.adds) {
+      const Tensor tensor = context.Input(residual_input_, "residual", ORT_FLOAT);
+      Require(tensor.dims == shape, "residual is float" + Describe(shape) + " like the result; got " +
+                                        tensor.Describe() + " with x = " + x.Describe());
+      residual = tensor.Data<float>();
+    }
+    size_t output = 0;
+    float* out = variant_.stores ? static_cast<float*>(context.Output(output++, shape)) : nullptr;
+    uint8_t* rows = nullptr;
+    if (variant_.compares) {
+      rows = static_cast<uint8_t*>(context.Output(output, {shape[0], shape[1], shape[2], bits_.RowBytes()}));
+    }
+    const size_t image_pixels = plan->pixel.size();
+    const auto streams_of = [&](const Part& part) {
+      const size_t offset = part.image * image_pixels * conv_.OutChannels() + part.block->first_channel;
+      return Streams{residual == nullptr ? nullptr : residual + offset, out == nullptr ? nullptr : out + offset,
+                     part.pixel, conv_.OutChannels(), part.block->channels};
+    };
+    conv_.Run(context, x, *plan, streams_of, [&](const Part& part, const Streams& streams) {
+      uint64_t words[kStrip];
+      conv_.Row().epilogue(part.counts, steps_.data(), steps_.size(), part.slot, streams, words);
+      if (rows != nullptr) {
+        bits_.Store(part, words, nullptr, rows + part.image * image_pixels * static_cast<size_t>(bits_.RowBytes()));
+      }
+    });
+  }
+
+ private:
+  // A step whose one or two constants are the next inputs.
+  void Add(const Info& info, StepKind kind, const std::vector<const char*>& names) {
+    const float* values[2] = {nullptr, nullptr};
+    for (size_t i = 0; i < names.size(); ++i) {
+      constants_.push_back(PerSlot<float>(info, next_input_++, names[i], ORT_FLOAT, conv_, 0.0f));
+      values[i] = constants_.back().data();
+    }
+    steps_.push_back({kind, values[0], values[1]});
+  }
+
+  void AddActivation(const Info& info, Activation activation) {
+    if (activation == Activation::kClamp) Add(info, StepKind::kClamp, {"low", "high"});
+    if (activation == Activation::kShiftedPrelu) Add(info, StepKind::kShift, {"shift_before"});
+    if (activation == Activation::kPrelu || activation == Activation::kShiftedPrelu) {
+      Add(info, StepKind::kPrelu, {"slope"});
+    }
+    if (activation == Activation::kShiftedPrelu) Add(info, StepKind::kShift, {"shift_after"});
+  }
+
   Convolution conv_;
+  BitStore bits_;
+  EpilogueVariant variant_;
+  size_t next_input_ = 2;
+  size_t residual_input_ = 0;
+  std::deque<std::vector<float>> constants_;  // [slots] each; a deque, because the steps point into it
+  std::vector<Step> steps_;
+};
+
+class BinaryConv2dThreshold {
+ public:
+  // A slot without a channel never reaches the largest threshold, so its bit is 0.
+  explicit BinaryConv2dThreshold(const Info& info)
+      : conv_(info),
+        bits_(conv_),
+        threshold_(PerSlot<int32_t>(info, 2, "threshold", ORT_INT32, conv_, std::numeric_limits<int32_t>::max())) {
+    const Tensor flip = info.Constant(3, "flip", ORT_UINT8);
+    Require(flip.dims == std::vector<int64_t>{bits_.RowBytes()},
+            "flip is uint8[" + std::to_string(bits_.RowBytes()) + "], one packed row for the " +
+                std::to_string(conv_.OutChannels()) + " output channels; got " + flip.Describe());
+    flip_.resize(static_cast<size_t>(bits_.RowBytes()) / 8);
+    std::memcpy(flip_.data(), flip.data, flip_.size() * 8);
+  }
+
+  void Compute(const Context& context) const {
+    const Tensor x = conv_.CheckedInput(context);
+    const auto plan = conv_.PlanFor(x);
+    auto* rows = static_cast<uint8_t*>(
+        context.Output(0, {x.dims[0], plan->out_height, plan->out_width, bits_.RowBytes()}));
+    const size_t image_bytes = plan->pixel.size() * flip_.size() * 8;
+    const auto no_streams = [](const Part&) { return Streams{}; };
+    conv_.Run(context, x, *plan, no_streams, [&](const Part& part, const Streams&) {
+      uint64_t words[kStrip];
+      conv_.Row().threshold(part.counts, &threshold_[part.slot], words);
+      bits_.Store(part, words, flip_.data(), rows + part.image * image_bytes);
+    });
+  }
+
+ private:
+  Convolution conv_;
+  BitStore bits_;
   std::vector<int32_t> threshold_;  // [slots]
   std::vector<uint64_t> flip_;
 };
 
-}  // namespace
-
-const OrtCustomOp* BinaryConv2dOp() {
-  static const CustomOp<BinaryConv2d> op;
-  return &op;
+size_t ConstantsOf(Activation activation) {
+  switch (activation) {
+    case Activation::kClamp:
+      return 2;
+    case Activation::kPrelu:
+      return 1;
+    case Activation::kShiftedPrelu:
+      return 3;
+    default:
+      return 0;
+  }
 }
 
-const OrtCustomOp* BinaryConv2dThresholdOp() {
-  static const CustomOp<BinaryConv2dThreshold> op;
-  return &op;
+Signature SignatureOf(const EpilogueVariant& variant) {
+  const size_t floats = 2 + ConstantsOf(variant.before) + variant.adds + ConstantsOf(variant.after) + variant.compares;
+  Signature signature{Name(variant), {ORT_UINT8, ORT_UINT8}, {}};
+  signature.inputs.insert(signature.inputs.end(), floats, ORT_FLOAT);
+  if (variant.stores) signature.outputs.push_back(ORT_FLOAT);
+  if (variant.compares) signature.outputs.push_back(ORT_UINT8);
+  return signature;
+}
+
+}  // namespace
+
+std::vector<const OrtCustomOp*> BinaryConv2dOps() {
+  static const CustomOp<BinaryConv2dThreshold> threshold(
+      {"BinaryConv2dThreshold", {ORT_UINT8, ORT_UINT8, ORT_INT32, ORT_UINT8}, {ORT_UINT8}});
+  static const auto fused = [] {
+    std::deque<CustomOp<BinaryConv2d, EpilogueVariant>> ops;
+    for (const EpilogueVariant& variant : conv::AllEpilogues()) ops.emplace_back(SignatureOf(variant), variant);
+    return ops;
+  }();
+  std::vector<const OrtCustomOp*> all{&threshold};
+  for (const auto& op : fused) all.push_back(&op);
+  return all;
 }
 
 }  // namespace bnnfx

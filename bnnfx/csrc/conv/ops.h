@@ -1,14 +1,16 @@
-// The operators of this folder, as the table in register.cpp lists them.
+// The operators of this folder, for the table in register.cpp.
 
 #ifndef BNNFX_CONV_OPS_H_
 #define BNNFX_CONV_OPS_H_
+
+#include <vector>
 
 #include "../ort_abi.h"
 
 namespace bnnfx {
 
-const OrtCustomOp* BinaryConv2dOp();
-const OrtCustomOp* BinaryConv2dThresholdOp();
+// BinaryConv2dThreshold, and BinaryConv2d with every epilogue (epilogue_variant.h).
+std::vector<const OrtCustomOp*> BinaryConv2dOps();
 
 }  // namespace bnnfx
 

@@ -1,4 +1,4 @@
-// Kernels of Pack: floats of one channel after the other to bits of one pixel after the other.
+// Kernels of the way from float maps to packed bits: the contract that every instruction set fulfils.
 
 #ifndef BNNFX_PACK_KERNEL_H_
 #define BNNFX_PACK_KERNEL_H_
@@ -11,20 +11,29 @@
 namespace bnnfx {
 namespace pack {
 
-struct Kernel {
-  Isa isa;
-  // For each pixel p below `pixels`: sets the `row_bytes` bytes at out + p * row_bytes to the bits
-  //   x[c * x_channel + p] >= t[c * t_channel + p * t_pixel]
-  // of the channels c below `channels`, little-endian, and to 0 behind them. Strides count floats; t_pixel is 0 or 1.
-  // A comparison with NaN is false.
-  void (*pack)(const float* x, size_t x_channel, const float* t, size_t t_channel, size_t t_pixel, size_t channels,
-               size_t pixels, uint8_t* out, size_t row_bytes);
+// A threshold that is broadcast: of channel c at pixel p it is value[c * channel + p * pixel].
+struct Threshold {
+  const float* value;
+  size_t channel;  // a step in floats, or 0
+  size_t pixel;    // likewise
 };
 
-// One row per file; see conv/kernel.h for what these files may not use.
+struct Kernel {
+  Isa isa;
+  // Bits of `pixels` pixels that are neighbors in memory: bit c of the row out + p * row_bytes is
+  // x[c * x_channel + p] >= threshold, and 0 beyond `channels`.
+  void (*pack_nchw)(const float* x, size_t x_channel, const Threshold& threshold, size_t channels, size_t pixels,
+                    uint8_t* out, size_t row_bytes);
+  // The same of x[p * channels + c]; the step of the threshold's channels is 0 or 1.
+  void (*pack_nhwc)(const float* x, const Threshold& threshold, size_t channels, size_t pixels, uint8_t* out,
+                    size_t row_bytes);
+};
+
+// One row per file, compiled for that instruction set; as in conv/kernel.h.
 extern const Kernel kPortable;
 extern const Kernel kAvx2;
 extern const Kernel kAvx512;
+extern const Kernel kNeon;
 
 }  // namespace pack
 }  // namespace bnnfx

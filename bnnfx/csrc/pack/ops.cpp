@@ -10,80 +10,140 @@
 namespace bnnfx {
 namespace {
 
+using pack::Threshold;
+
 const pack::Kernel* const kKernels[] = {
 #if BNNFX_X86_KERNELS
     &pack::kAvx512,
     &pack::kAvx2,
+#elif BNNFX_ARM_KERNELS
+    &pack::kNeon,
 #endif
     &pack::kPortable,
 };
 
 constexpr size_t kFloatsPerTask = size_t{1} << 16;  // some microseconds of memory traffic
 
+// Where the axes of a map are.
+struct Layout {
+  const char* text;
+  size_t channels, rows, columns;
+};
+
+constexpr Layout kNchw = {"[N, C, H, W]", 1, 2, 3};
+constexpr Layout kNhwc = {"[N, H, W, C]", 3, 1, 2};
+
+// The float map that comes in, the threshold that is compared with it, and the spans they are cut into.
+class Source {
+ public:
+  Source(const Context& context, const Layout& layout)
+      : x_(context.Input(0, "x", ORT_FLOAT)), threshold_(context.Input(1, "threshold", ORT_FLOAT)) {
+    Require(x_.dims.size() == 4, std::string("x is float") + layout.text + "; got " + x_.Describe());
+    BroadcastStrides();
+    images = Size(0);
+    channels = Size(layout.channels);
+    rows = Size(layout.rows);
+    columns = Size(layout.columns);
+    map = rows * columns;
+    image_step_ = strides_[0];
+    channel_step_ = strides_[layout.channels];
+    row_step_ = strides_[layout.rows];
+    column_step_ = strides_[layout.columns];
+    // A span is a stretch of pixels over which the threshold moves evenly: a whole map, or else a row.
+    even_ = row_step_ == column_step_ * columns;
+    const size_t wanted = std::max<size_t>(64, kFloatsPerTask / std::max<size_t>(1, channels) / 64 * 64);
+    span_ = even_ ? std::min(map, wanted) : columns;
+  }
+
+  // Calls function(image, first pixel, pixels, threshold from there) for all spans, on the threads of the session.
+  template <class Function>
+  void ForEachSpan(const Context& context, const Function& function) const {
+    if (images * map * channels == 0) return;  // nothing to write
+    const size_t spans = (map + span_ - 1) / span_;
+    context.ParallelFor(images * spans, [&](size_t task) {
+      const size_t image = task / spans;
+      const size_t first = task % spans * span_;
+      const size_t offset = image * image_step_ + (even_ ? first * column_step_ : first / columns * row_step_);
+      const Threshold threshold{threshold_.Data<float>() + offset, channel_step_, column_step_};
+      function(image, first, std::min(span_, map - first), threshold);
+    });
+  }
+
+  const float* Image(size_t image) const { return x_.Data<float>() + image * channels * map; }
+  size_t RowSize() const { return static_cast<size_t>(RowBytes(static_cast<int64_t>(channels))); }
+
+  uint8_t* Bits(const Context& context) const {
+    return static_cast<uint8_t*>(
+        context.Output(0, {x_.dims[0], static_cast<int64_t>(rows), static_cast<int64_t>(columns),
+                           static_cast<int64_t>(RowSize())}));
+  }
+
+  size_t images, channels, rows, columns, map;
+
+ private:
+  size_t Size(size_t axis) const { return static_cast<size_t>(x_.dims[axis]); }
+
+  // How far the threshold moves with each axis of x, in floats.
+  void BroadcastStrides() {
+    const size_t rank = threshold_.dims.size();
+    bool fits = rank <= 4;
+    size_t stride = 1;
+    for (size_t i = 0; fits && i < 4; ++i) {  // from the last axis
+      const int64_t size = i < rank ? threshold_.dims[rank - 1 - i] : 1;
+      fits = size == 1 || size == x_.dims[3 - i];
+      strides_[3 - i] = size == 1 ? 0 : stride;
+      stride *= static_cast<size_t>(size);
+    }
+    Require(fits, "threshold broadcasts to the shape of x; got x = " + x_.Describe() + ", threshold = " +
+                      threshold_.Describe());
+  }
+
+  Tensor x_, threshold_;
+  size_t strides_[4];
+  size_t image_step_, channel_step_, row_step_, column_step_, span_;
+  bool even_;
+};
+
 class Pack {
  public:
-  static constexpr const char* kName = "Pack";
-  static constexpr int kInputs[] = {ORT_FLOAT, ORT_FLOAT};
-  static constexpr int kOutput = ORT_UINT8;
-
   explicit Pack(const Info&) : kernel_(Choose(kKernels)) {}
 
   void Compute(const Context& context) const {
-    const Tensor x = context.Input(0, "x", ORT_FLOAT);
-    const Tensor threshold = context.Input(1, "threshold", ORT_FLOAT);
-    Require(x.dims.size() == 4, "x is float[N, C, H, W]; got " + x.Describe());
-    size_t strides[4];
-    BroadcastStrides(x, threshold, strides);
-    const int64_t row_bytes = RowBytes(x.dims[1]);
-    auto* out = static_cast<uint8_t*>(context.Output(0, {x.dims[0], x.dims[2], x.dims[3], row_bytes}));
-    const auto images = static_cast<size_t>(x.dims[0]);
-    const auto channels = static_cast<size_t>(x.dims[1]);
-    const auto width = static_cast<size_t>(x.dims[3]);
-    const size_t map = static_cast<size_t>(x.dims[2]) * width;
-    if (images * map == 0) return;
-    // A span is a stretch of pixels over which the threshold moves evenly: a whole map, or else a row.
-    const bool even = strides[2] == strides[3] * width;
-    const size_t wanted = std::max<size_t>(64, kFloatsPerTask / std::max<size_t>(1, channels) / 64 * 64);
-    const size_t span = even ? std::min(map, wanted) : width;
-    const size_t spans = (map + span - 1) / span;
-    const auto* values = x.Data<float>();
-    const auto* least = threshold.Data<float>();
-    context.ParallelFor(images * spans, [&](size_t task) {
-      const size_t image = task / spans;
-      const size_t first = task % spans * span;
-      const size_t pixels = std::min(span, map - first);
-      const size_t offset =
-          image * strides[0] + (even ? first * strides[3] : first / width * strides[2]);
-      kernel_.pack(values + image * channels * map + first, map, least + offset, strides[1], strides[3], channels,
-                   pixels, out + (image * map + first) * static_cast<size_t>(row_bytes),
-                   static_cast<size_t>(row_bytes));
+    const Source x(context, kNchw);
+    uint8_t* out = x.Bits(context);
+    x.ForEachSpan(context, [&](size_t image, size_t first, size_t pixels, const Threshold& threshold) {
+      kernel_.pack_nchw(x.Image(image) + first, x.map, threshold, x.channels, pixels,
+                        out + (image * x.map + first) * x.RowSize(), x.RowSize());
     });
   }
 
  private:
-  // How far the threshold moves with each axis of x, in floats.
-  static void BroadcastStrides(const Tensor& x, const Tensor& threshold, size_t (&strides)[4]) {
-    const size_t rank = threshold.dims.size();
-    bool fits = rank <= 4;
-    size_t stride = 1;
-    for (size_t i = 0; fits && i < 4; ++i) {  // from the last axis
-      const int64_t size = i < rank ? threshold.dims[rank - 1 - i] : 1;
-      fits = size == 1 || size == x.dims[3 - i];
-      strides[3 - i] = size == 1 ? 0 : stride;
-      stride *= static_cast<size_t>(size);
-    }
-    Require(fits, "threshold broadcasts to the shape of x; got x = " + x.Describe() + ", threshold = " +
-                      threshold.Describe());
+  const pack::Kernel& kernel_;
+};
+
+class PackNhwc {
+ public:
+  explicit PackNhwc(const Info&) : kernel_(Choose(kKernels)) {}
+
+  void Compute(const Context& context) const {
+    const Source x(context, kNhwc);
+    uint8_t* out = x.Bits(context);
+    x.ForEachSpan(context, [&](size_t image, size_t first, size_t pixels, const Threshold& threshold) {
+      kernel_.pack_nhwc(x.Image(image) + first * x.channels, threshold, x.channels, pixels,
+                        out + (image * x.map + first) * x.RowSize(), x.RowSize());
+    });
   }
 
+ private:
   const pack::Kernel& kernel_;
 };
 
 }  // namespace
 
-const OrtCustomOp* PackOp() {
-  static const CustomOp<Pack> op;
-  return &op;
+std::vector<const OrtCustomOp*> PackOps() {
+  static const CustomOp<Pack> pack({"Pack", {ORT_FLOAT, ORT_FLOAT}, {ORT_UINT8}});
+  static const CustomOp<PackNhwc> pack_nhwc({"PackNhwc", {ORT_FLOAT, ORT_FLOAT}, {ORT_UINT8}});
+  return {&pack, &pack_nhwc};
 }
 
 }  // namespace bnnfx

@@ -3,11 +3,13 @@
 #ifndef BNNFX_PACK_OPS_H_
 #define BNNFX_PACK_OPS_H_
 
+#include <vector>
+
 #include "../ort_abi.h"
 
 namespace bnnfx {
 
-const OrtCustomOp* PackOp();
+std::vector<const OrtCustomOp*> PackOps();
 
 }  // namespace bnnfx
 

@@ -1,9 +1,10 @@
-#include "lanes.h"
+#include "../lanes/portable.h"
+#include "pack.h"
 
 namespace bnnfx {
 namespace pack {
 
-extern const Kernel kPortable = {Isa::kPortable, &Pack};
+extern const Kernel kPortable = {Isa::kPortable, &PackNchw, &PackNhwc<PortableLanes>};
 
 }  // namespace pack
 }  // namespace bnnfx

@@ -39,10 +39,6 @@ struct Axis {
 
 class MaxPool2d {
  public:
-  static constexpr const char* kName = "MaxPool2d";
-  static constexpr int kInputs[] = {ORT_UINT8, ORT_UINT8};
-  static constexpr int kOutput = ORT_UINT8;
-
   explicit MaxPool2d(const Info& info)
       : kernel_(Choose(kKernels)),
         kernel_shape_(info.Integers("kernel_shape", 2, 1)),
@@ -102,7 +98,7 @@ class MaxPool2d {
 }  // namespace
 
 const OrtCustomOp* MaxPool2dOp() {
-  static const CustomOp<MaxPool2d> op;
+  static const CustomOp<MaxPool2d> op({"MaxPool2d", {ORT_UINT8, ORT_UINT8}, {ORT_UINT8}});
   return &op;
 }
 

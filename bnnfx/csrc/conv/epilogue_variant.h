@@ -1,0 +1,66 @@
+// The operators BinaryConv2d*: which steps follow the accumulators, in the order in which their names tell them.
+//
+//   BinaryConv2d [Clamp | Prelu | ShiftedPrelu] [Add [Clamp | Prelu | ShiftedPrelu]] (Float | Bits | FloatBits)
+//
+// Inputs are x, weight, scale, bias, then those of the steps in order: low and high of a clamp; slope of a Prelu, with
+// the shifts before and after it for a ShiftedPrelu; the residual of an Add; the threshold where bits are given.
+
+#ifndef BNNFX_CONV_EPILOGUE_VARIANT_H_
+#define BNNFX_CONV_EPILOGUE_VARIANT_H_
+
+#include <string>
+#include <vector>
+
+namespace bnnfx {
+namespace conv {
+
+enum class Activation { kNone, kClamp, kPrelu, kShiftedPrelu };
+
+constexpr Activation kActivations[] = {Activation::kNone, Activation::kClamp, Activation::kPrelu,
+                                       Activation::kShiftedPrelu};
+
+struct EpilogueVariant {
+  Activation before;  // of the sum with the residual, or the only one
+  bool adds;
+  Activation after;  // none without a residual
+  bool stores;
+  bool compares;
+};
+
+inline const char* Name(Activation activation) {
+  switch (activation) {
+    case Activation::kClamp:
+      return "Clamp";
+    case Activation::kPrelu:
+      return "Prelu";
+    case Activation::kShiftedPrelu:
+      return "ShiftedPrelu";
+    default:
+      return "";
+  }
+}
+
+inline std::string Name(const EpilogueVariant& variant) {
+  return std::string("BinaryConv2d") + Name(variant.before) + (variant.adds ? "Add" : "") + Name(variant.after) +
+         (variant.stores ? "Float" : "") + (variant.compares ? "Bits" : "");
+}
+
+inline std::vector<EpilogueVariant> AllEpilogues() {
+  std::vector<EpilogueVariant> all;
+  for (const Activation before : kActivations) {
+    for (const bool adds : {false, true}) {
+      for (const Activation after : kActivations) {
+        if (!adds && after != Activation::kNone) continue;
+        all.push_back({before, adds, after, true, false});
+        all.push_back({before, adds, after, false, true});
+        all.push_back({before, adds, after, true, true});
+      }
+    }
+  }
+  return all;
+}
+
+}  // namespace conv
+}  // namespace bnnfx
+
+#endif  // BNNFX_CONV_EPILOGUE_VARIANT_H_
