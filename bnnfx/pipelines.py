@@ -16,7 +16,9 @@ from bnnfx.passes.fold_batchnorm_to_affine import FoldBatchNormToAffine
 from bnnfx.passes.fold_epilogue_to_threshold import FoldEpilogueToThreshold
 from bnnfx.passes.freeze_batchnorm import FreezeBatchNorm
 from bnnfx.passes.functionalize_inplace import FunctionalizeInplace
+from bnnfx.passes.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
 from bnnfx.passes.insert_batchnorm import InsertBatchNorm
+from bnnfx.passes.keep_channels_last import KeepChannelsLast
 from bnnfx.passes.move_maxpool_behind_pack import MoveMaxPoolBehindPack
 from bnnfx.passes.pack_layers import PackLayers
 from bnnfx.passes.replace_relu import ReplaceRelu
@@ -45,6 +47,8 @@ LOWER: tuple[type[Pass[Any, Any]], ...] = (
     MoveMaxPoolBehindPack,
     FoldEpilogueToThreshold,
     FoldBatchNormToAffine,
+    FuseEpilogueIntoConvolution,  # needs what the passes before it left float
+    KeepChannelsLast,
 )
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import fx
 from torch.nn import functional as F
 
 from bnnfx.core import edit
+from bnnfx.core.batch_norm import behind_affine
 from bnnfx.core.chain import CONVOLUTION, is_per_channel
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import calls, constant, is_view
@@ -45,14 +45,8 @@ class FoldBatchNormToAffine(Pass[LowerContext, fx.Node]):
         """Replace the convolution's scale and bias, and drop the batch norm."""
         convolution = self._convolution(match)
         assert convolution is not None
-        scale, bias = (constant(self.gm, node).double() for node in convolution.args[2:4])
-        mean, var = (constant(self.gm, node).double() for node in match.args[1:3])
-        gamma, beta = (
-            torch.full_like(mean, default) if node is None else constant(self.gm, node).double()
-            for node, default in zip(match.args[3:5], (1.0, 0.0), strict=True)
-        )
-        factor = gamma / torch.sqrt(var + match.args[7])  # type: ignore[operator, arg-type]
-        folded = (scale * factor).float(), ((bias - mean) * factor + beta).float()
+        scale, bias = (constant(self.gm, node) for node in convolution.args[2:4])
+        folded = [tensor.float() for tensor in behind_affine(self.gm, match, scale, bias)]
         with self.gm.graph.inserting_before(convolution):
             for index, what, tensor in zip((2, 3), ("scale", "bias"), folded, strict=True):
                 convolution.update_arg(index, edit.add_buffer(self.gm, f"{match.name}_{what}", tensor))

@@ -18,11 +18,12 @@ from bnnfx.numerics.bits import pack_bits
 
 @dataclass
 class PooledBits:
-    """A `pack`, the max-pool nearest before it, and what stands between them (nearest to the pool first)."""
+    """A `pack`, the max-pool nearest before it, what stands between (nearest to the pool first), and their source."""
 
     pack: fx.Node
     pool: fx.Node
     between: list[fx.Node]
+    source: fx.Node
 
 
 class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
@@ -36,7 +37,7 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
     ensures = Stage.PACKED
 
     def match(self) -> Iterator[PooledBits]:
-        """Packs behind a max-pool that a packed convolution feeds; asked again, for a chain with several pools."""
+        """Packs behind a max-pool; asked again, for a chain with several pools."""
         for pack in [node for node in self.gm.graph.nodes if calls(node, PACK)]:
             current = pack
             while (found := self._find(current)) is not None:
@@ -46,7 +47,9 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
                 current = self._moved
 
     def allowed(self, match: PooledBits) -> str | None:
-        """Nothing else may read the pooled floats, and each step behind the pool must be monotone."""
+        """A packed convolution must feed the pool, nobody else read its floats, and each step behind it be monotone."""
+        if not calls(match.source, CONVOLUTION):
+            return f"'{match.source.name}' gives it floats, which are fewer to pack once they are pooled"
         for node in (match.pool, *match.between):
             if len(node.users) != 1:
                 return f"'{node.name}' is also read as float, so pooling stays on floats"
@@ -88,12 +91,12 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
         between: list[fx.Node] = []
         pool = None
         for node in upstream(pack):
-            if calls(node, CONVOLUTION):
-                return None if pool is None else PooledBits(pack, pool, between[::-1])
             module = module_of(self.gm, node)
             if isinstance(module, nn.MaxPool2d) and not module.return_indices:
                 pool = pool or node
-            elif not is_per_channel(self.gm, node, self.context.shapes) or (pool is None and is_view(node)):
+            elif calls(node, CONVOLUTION) or not is_per_channel(self.gm, node, self.context.shapes):
+                return None if pool is None else PooledBits(pack, pool, between[::-1], node)
+            elif pool is None and is_view(node):
                 return None  # a view of the pooled 1x1 map would be one of the larger map
             elif pool is None:
                 between.append(node)

@@ -136,16 +136,18 @@ def test_rounding_of_one_node_is_a_fault_at_that_node(
 ) -> None:
     """A runtime whose convolution uses another scale by one unit in the last place: too small for any bit to show."""
     model = onnx.load(path)
-    (body,) = [f for f in model.functions if f.name == "BinaryConv2d"]
-    (unsqueeze,) = [n for n in body.node if n.op_type == "Unsqueeze" and "scale" in n.input]
-    factor = onnx.helper.make_node(
-        "Constant", [], ["_factor"], value=onnx.numpy_helper.from_array(np.array(1 + STEP, np.float32))
-    )
-    scaled = onnx.helper.make_node("Mul", ["scale", "_factor"], ["_scale"])
-    unsqueeze.input[0] = "_scale"
-    nodes = [factor, scaled, *body.node]
-    del body.node[:]
-    body.node.extend(nodes)
+    bodies = [f for f in model.functions if f.name in ("BinaryConv2dFloatBits", "BinaryConv2dAddFloat")]
+    assert len(bodies) == 2
+    for body in bodies:
+        (unsqueeze,) = [n for n in body.node if n.op_type == "Unsqueeze" and "scale" in n.input]
+        factor = onnx.helper.make_node(
+            "Constant", [], ["_factor"], value=onnx.numpy_helper.from_array(np.array(1 + STEP, np.float32))
+        )
+        scaled = onnx.helper.make_node("Mul", ["scale", "_factor"], ["_scale"])
+        unsqueeze.input[0] = "_scale"
+        nodes = [factor, scaled, *body.node]
+        del body.node[:]
+        body.node.extend(nodes)
     onnx.save(model, tmp_path / "m.onnx")
     assert bnnfx.verify(packed, tmp_path / "m.onnx", (x,))  # the kernels do not run the function
     result = bnnfx.verify(packed, tmp_path / "m.onnx", (x,), kernels=False)

@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -52,6 +53,32 @@ def packed_op(node: object) -> PackedOp | None:
     return None
 
 
+@dataclass(frozen=True)
+class PackedResult:
+    """What a value of a packed graph is.
+
+    Attributes:
+        op: the packed operator that computes it.
+        output: which of its outputs it is, "float" or "bits".
+    """
+
+    op: PackedOp
+    output: str
+
+
+def packed_result(node: object) -> PackedResult | None:
+    """Which result of a packed operator a node holds, or None if it holds none, or all of several."""
+    op, index = packed_op(node), 0
+    if calls(node, operator.getitem):
+        assert isinstance(node, fx.Node)
+        op, index = packed_op(node.args[0]), node.args[1]  # type: ignore[assignment]
+        if op is not None and len(op.outputs) == 1:
+            return None  # a slice of its only result
+    elif op is not None and len(op.outputs) > 1:
+        return None
+    return None if op is None else PackedResult(op, op.outputs[index])
+
+
 def is_view(node: object) -> bool:
     """Whether a node only gives its values another shape, in the spellings that are left in a packed graph."""
     return calls(node, torch.flatten) or calls(node, torch.reshape)
@@ -82,6 +109,18 @@ def module_calls(gm: fx.GraphModule, kinds: type[nn.Module] | tuple[type[nn.Modu
 def sole_user(node: fx.Node) -> fx.Node | None:
     """The only reader of a value, or None if there are none or several."""
     return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def depends_on_input(node: fx.Node) -> bool:
+    """Whether a value is computed from an input of the graph, and so has its batch; else it is a constant."""
+    seen, waiting = {node}, [node]
+    while waiting:
+        current = waiting.pop()
+        if current.op == "placeholder":
+            return True
+        waiting += [source for source in current.all_input_nodes if source not in seen]
+        seen.update(current.all_input_nodes)
+    return False
 
 
 def bits_source(gm: fx.GraphModule, node: fx.Node) -> fx.Node:

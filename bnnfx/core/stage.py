@@ -6,7 +6,7 @@ from collections.abc import Callable
 from torch import fx
 
 from bnnfx.core.canonical import alias_of
-from bnnfx.core.dataflow import DROPOUTS, bits_source, is_freezable, module_of, never_negative, packed_op
+from bnnfx.core.dataflow import DROPOUTS, bits_source, is_freezable, module_of, never_negative, packed_op, packed_result
 from bnnfx.errors import StageError
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 
@@ -65,8 +65,8 @@ def _packed_ops_read_bits(gm: fx.GraphModule, node: fx.Node) -> str | None:
     if op is None or not op.bits_in:
         return None
     source = node.args[0]
-    producer = packed_op(source)
-    if producer is not None and producer.bits_out:
+    result = packed_result(source)
+    if result is not None and result.output == "bits":
         return None
     return f"reads '{source}', which does not hold packed bits"
 

@@ -16,14 +16,16 @@ How the bodies compute:
    the bytes that fill up the last 64-bit word are 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
-from onnx import FunctionProto, ModelProto, helper, inliner
+from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, helper, inliner
 from onnxscript import FLOAT, INT8, INT32, INT64, UINT8, opset18, script
 from onnxscript.onnx_types import TensorType
 from onnxscript.values import Opset
 
+from bnnfx.ops.epilogue import Activation, Epilogue
+from bnnfx.ops.fused_conv2d import FUSED_CONV2D
 from bnnfx.ops.registry import ONNX_DOMAIN, OPSET_VERSION
 
 OLDEST_OPSET = 18
@@ -120,24 +122,130 @@ def Pack(x: FLOAT, threshold: FLOAT) -> UINT8:
 
 
 @script(_DOMAIN, default_opset=op)
-def BinaryConv2d(
-    x: UINT8,
-    weight: UINT8,
-    scale: FLOAT,
-    bias: FLOAT,
-    channels: int,
-    strides: Sequence[int],
-    pads: Sequence[int],
-    dilations: Sequence[int],
-    groups: int,
-) -> FLOAT:
-    """`float32(accumulator) * scale[O] + bias[O]`, rounded after the product and after the sum."""
-    integers = _accumulate(x, weight, channels, strides, pads, dilations, groups)
+def PackNhwc(x: FLOAT, threshold: FLOAT) -> UINT8:
+    """`Pack` of a map whose channels are last."""
+    bits = op.Transpose(op.Cast(op.GreaterOrEqual(x, threshold), to=UINT8.dtype), perm=[0, 3, 1, 2])
+    channels = op.Slice(_sizes(x), op.Constant(value_ints=[3]), op.Constant(value_ints=[4]))
+    packed: UINT8 = _pack(bits, channels)
+    return packed
+
+
+# --- the steps of a fused convolution, on maps [N, C, H, W] ---
+
+
+@script(_DOMAIN, default_opset=op)
+def _per_map(constant: FLOAT) -> FLOAT:
+    """One value per channel, or one for all, to broadcast over a map."""
+    column: FLOAT = op.Unsqueeze(constant, op.Constant(value_ints=[1, 2]))
+    return column
+
+
+@script(_DOMAIN, default_opset=op)
+def _shifted(x: FLOAT, shift: FLOAT) -> FLOAT:
+    """ONNX Runtime drops the addition of a single 0.0, which makes 0.0 of -0.0; `lower` writes -0.0 in its place."""
+    y: FLOAT = op.Add(x, _per_map(shift))
+    return y
+
+
+@script(_DOMAIN, default_opset=op)
+def _scaled(integers: FLOAT, scale: FLOAT, bias: FLOAT) -> FLOAT:
+    """`float32(accumulator) * scale + bias`, rounded after the product and after the sum."""
     # Without the way through int32 a runtime may move scale and bias into the filters, which rounds differently.
     exact = op.Cast(op.Cast(integers, to=INT32.dtype), to=FLOAT.dtype)
-    per_map = op.Constant(value_ints=[1, 2])
-    y: FLOAT = op.Add(op.Mul(exact, op.Unsqueeze(scale, per_map)), op.Unsqueeze(bias, per_map))
+    y: FLOAT = _shifted(op.Mul(exact, _per_map(scale)), bias)
     return y
+
+
+@script(_DOMAIN, default_opset=op)
+def _clamp(x: FLOAT, low: FLOAT, high: FLOAT) -> FLOAT:
+    """Not `Clip`: runtimes do not agree on what it makes of NaN and of -0.0.
+
+    `Where` of ONNX Runtime keeps a -0.0 of its last operand only, so `lower` writes no bound that is -0.0.
+    """
+    least, most = _per_map(low), _per_map(high)
+    y: FLOAT = op.Where(op.Greater(x, most), most, op.Where(op.Less(x, least), least, x))
+    return y
+
+
+@script(_DOMAIN, default_opset=op)
+def _prelu(x: FLOAT, slope: FLOAT) -> FLOAT:
+    """Not `PRelu`, for the same reason."""
+    zero = op.Constant(value_float=0.0)
+    y: FLOAT = op.Where(op.Greater(x, zero), x, op.Mul(x, _per_map(slope)))
+    return y
+
+
+@script(_DOMAIN, default_opset=op)
+def _shifted_prelu(x: FLOAT, shift_before: FLOAT, slope: FLOAT, shift_after: FLOAT) -> FLOAT:
+    y: FLOAT = _shifted(_prelu(_shifted(x, shift_before), slope), shift_after)
+    return y
+
+
+@script(_DOMAIN, default_opset=op)
+def _add(x: FLOAT, residual: FLOAT) -> FLOAT:
+    """The residual comes with its channels last."""
+    y: FLOAT = op.Add(x, op.Transpose(residual, perm=[0, 3, 1, 2]))
+    return y
+
+
+@script(_DOMAIN, default_opset=op)
+def _channels_last(x: FLOAT) -> FLOAT:
+    y: FLOAT = op.Transpose(x, perm=[0, 2, 3, 1])
+    return y
+
+
+@script(_DOMAIN, default_opset=op)
+def _compared(x: FLOAT, threshold: FLOAT, weight: UINT8) -> UINT8:
+    """Packed bits of `x >= threshold`; the number of channels is that of the filters."""
+    bits = op.Cast(op.GreaterOrEqual(x, _per_map(threshold)), to=UINT8.dtype)
+    packed: UINT8 = _pack(bits, op.Shape(weight, start=0, end=1))
+    return packed
+
+
+_ACTIVATIONS: dict[Activation, Any] = {
+    Activation.CLAMP: _clamp,
+    Activation.PRELU: _prelu,
+    Activation.SHIFTED_PRELU: _shifted_prelu,
+}
+
+
+def _fused_conv2d(epilogue: Epilogue) -> FunctionProto:
+    """The body of `BinaryConv2d<Steps>`: the functions above, one after the other."""
+    attributes = FUSED_CONV2D[epilogue].attributes
+    remaining = list(epilogue.tensors)
+    nodes: list[NodeProto] = []
+
+    def step(function: Any, inputs: Sequence[str], constants: int = 0) -> str:
+        """Append a call that takes the next `constants` tensors too, and give the name of its result."""
+        taken = [remaining.pop(0) for _ in range(constants)]
+        result = f"step{len(nodes)}"
+        nodes.append(helper.make_node(function.name, [*inputs, *taken], [result], domain=ONNX_DOMAIN))
+        return result
+
+    stream = step(_accumulate, ["x", "weight"])
+    kinds = {name: AttributeProto.INT if name in ("channels", "groups") else AttributeProto.INTS for name in attributes}
+    nodes[0].attribute.extend(helper.make_attribute_ref(name, kind) for name, kind in kinds.items())
+    stream = step(_scaled, [stream], 2)
+    if epilogue.before is not Activation.NONE:
+        stream = step(_ACTIVATIONS[epilogue.before], [stream], len(epilogue.before.constants))
+    if epilogue.adds:
+        stream = step(_add, [stream], 1)
+    if epilogue.after is not Activation.NONE:
+        stream = step(_ACTIVATIONS[epilogue.after], [stream], len(epilogue.after.constants))
+    given = {
+        "float": lambda: step(_channels_last, [stream]),
+        "bits": lambda: step(_compared, [stream, "threshold", "weight"]),
+    }
+    results = [given[output]() for output in epilogue.outputs]
+    return helper.make_function(
+        ONNX_DOMAIN,
+        epilogue.onnx_name,
+        ["x", "weight", *epilogue.tensors],
+        results,
+        nodes,
+        [helper.make_opsetid(ONNX_DOMAIN, OPSET_VERSION)],
+        attributes,
+    )
 
 
 @script(_DOMAIN, default_opset=op)
@@ -202,14 +310,16 @@ def MaxPool2d(
     return packed
 
 
-_HELPERS = (_row_bits, _sizes, _values_of_bytes, _unpack, _pack, _accumulate)
-_BODIES = (Pack, BinaryConv2d, BinaryConv2dThreshold, MaxPool2d)
+_STEPS = (_shifted, _scaled, _clamp, _prelu, _shifted_prelu, _add, _channels_last, _compared)
+_HELPERS = (_row_bits, _sizes, _values_of_bytes, _unpack, _pack, _accumulate, _per_map, *_STEPS)
+_BODIES = (Pack, PackNhwc, BinaryConv2dThreshold, MaxPool2d)
 
 
-def function_protos(opset: int = OLDEST_OPSET) -> list[FunctionProto]:
-    """The bodies of all packed operators, one function each, calling nothing but standard operators.
+def function_protos(names: Collection[str], opset: int = OLDEST_OPSET) -> list[FunctionProto]:
+    """The bodies of packed operators, one function each, calling nothing but standard operators.
 
     Args:
+        names: the operators, as ONNX spells them.
         opset: version of the standard operators that the model imports; its functions must import the same.
 
     Raises:
@@ -219,10 +329,12 @@ def function_protos(opset: int = OLDEST_OPSET) -> list[FunctionProto]:
         raise ValueError(f"packed operators need opset {OLDEST_OPSET} or newer, got opset {opset}")
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(ONNX_DOMAIN, OPSET_VERSION)]
     functions = [function.to_function_proto() for function in (*_HELPERS, *_BODIES)]
+    functions += [_fused_conv2d(epilogue) for epilogue in FUSED_CONV2D if epilogue.onnx_name in names]
     for function in functions:
         del function.opset_import[:]
         function.opset_import.extend(imports)
     library = ModelProto(ir_version=10, opset_import=imports, functions=functions)
     library.graph.name = "library"
     helpers = [(ONNX_DOMAIN, function.name) for function in _HELPERS]
-    return list(inliner.inline_selected_functions(library, helpers).functions)
+    inlined = inliner.inline_selected_functions(library, helpers).functions
+    return [function for function in inlined if function.name in names]

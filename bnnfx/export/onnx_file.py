@@ -1,18 +1,22 @@
 """From a packed graph to one ONNX file: torch exports what is standard, we add our nodes' functions and metadata."""
 
 import copy
+import json
 import logging
 import os
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx.inliner
+import onnx.numpy_helper
 import torch
 from torch import fx
 
@@ -21,8 +25,8 @@ from bnnfx.core.record import record_of, require_stage
 from bnnfx.core.stage import Stage
 from bnnfx.errors import ExportError, first_line
 from bnnfx.export.functions import OLDEST_OPSET, function_protos
-from bnnfx.export.packed_maps import write_packed_maps
-from bnnfx.export.symbolic import NAME_KEY, replace_packed_ops
+from bnnfx.export.packed_maps import packed_maps_of, write_packed_maps
+from bnnfx.export.symbolic import NAMES_KEY, replace_packed_ops
 from bnnfx.ops.registry import ONNX_DOMAIN, OPSET_VERSION
 from bnnfx.runtime.session import OPSET_KEY
 
@@ -66,10 +70,11 @@ def export_onnx(
         gm = lower(gm, example_inputs)
     record = require_stage(gm, Stage.PACKED, "export_onnx")
     model = _finish(_export(gm, record.inputs, opset or OLDEST_OPSET), record.scheme)
-    write_packed_maps(model, gm)
+    maps = packed_maps_of(model, gm)
     if dialect == "standard":
         model = onnx.inliner.inline_local_functions(model)
         _set_opset(model, ONNX_DOMAIN, None)
+    write_packed_maps(model, maps)
     onnx.checker.check_model(model, full_check=True)
     _write(model, path)
     return path
@@ -131,13 +136,14 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
 def _finish(model: onnx.ModelProto, scheme: str) -> onnx.ModelProto:
     """Name our nodes as in the packed graph, strip the exporter's notes, add functions, versions and metadata."""
     graph = model.graph
-    renamed = {}
+    renamed: dict[str, str] = {}
     for node in graph.node:
-        name = {entry.key: entry.value for entry in node.metadata_props}.get(NAME_KEY)
-        if name is not None:
-            renamed[node.output[0]] = name
-            node.name = name
+        names = {entry.key: entry.value for entry in node.metadata_props}.get(NAMES_KEY)
+        if names is not None:
+            node.name, *results = json.loads(names)
+            renamed.update(zip(node.output, results, strict=True))
     _rename(graph, renamed)
+    _merge_slices(graph)
     for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
@@ -147,7 +153,7 @@ def _finish(model: onnx.ModelProto, scheme: str) -> onnx.ModelProto:
     opset = next(entry.version for entry in model.opset_import if entry.domain == "")
     kept = [function for function in model.functions if function.domain != ONNX_DOMAIN]
     del model.functions[:]
-    model.functions.extend([*kept, *(proto for proto in function_protos(opset) if proto.name in used)])
+    model.functions.extend([*kept, *function_protos(used, opset)])
     _set_opset(model, ONNX_DOMAIN, OPSET_VERSION if used else None)
     metadata = {"bnnfx.version": version("bnnfx"), OPSET_KEY: str(OPSET_VERSION), "bnnfx.scheme": scheme}
     onnx.helper.set_model_props(model, metadata)
@@ -164,6 +170,33 @@ def _rename(graph: onnx.GraphProto, renamed: dict[str, str]) -> None:
         node.output[:] = [final.get(name, name) for name in node.output]
     for value in graph.value_info:
         value.name = final.get(value.name, value.name)
+
+
+def _merge_slices(graph: onnx.GraphProto) -> None:
+    """One `Slice` for two in a row: the exporter writes one per axis, and a runtime copies the map for each."""
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    readers = Counter(name for node in graph.node for name in node.input)
+    slices = {node.output[0]: node for node in graph.node if node.op_type == "Slice"}
+    for node in list(slices.values()):
+        first = slices.get(node.input[0])
+        if first is None or readers[node.input[0]] != 1 or node.input[0] in _output_names(graph):
+            continue
+        if not {*first.input[1:], *node.input[1:]} <= constants.keys() or len(first.input) != len(node.input):
+            continue
+        # starts, ends, axes, steps
+        pairs = zip(first.input[1:], node.input[1:], strict=True)
+        arguments = [np.concatenate([constants[a], constants[b]]) for a, b in pairs]
+        names = [f"{node.name}_{what}" for what in ("starts", "ends", "axes", "steps")][: len(arguments)]
+        if len(arguments) < 3 or len(set(arguments[2].tolist())) < len(arguments[2]):
+            continue  # the axes are not given, or one is sliced twice
+        graph.initializer.extend(map(onnx.numpy_helper.from_array, arguments, names))
+        constants.update(zip(names, arguments, strict=True))
+        node.input[:] = [first.input[0], *names]
+        graph.node.remove(first)
+    read = {name for node in graph.node for name in node.input}
+    unread = [tensor for tensor in graph.initializer if tensor.name not in read]
+    for tensor in unread:
+        graph.initializer.remove(tensor)
 
 
 def _output_names(graph: onnx.GraphProto) -> set[str]:

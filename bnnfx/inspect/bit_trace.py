@@ -12,7 +12,7 @@ import onnx.numpy_helper
 import torch
 from torch import Tensor, fx, nn
 
-from bnnfx.core.dataflow import CONVOLUTIONS, module_of, packed_op
+from bnnfx.core.dataflow import CONVOLUTIONS, module_of, packed_op, packed_result
 from bnnfx.core.record import record_of
 from bnnfx.core.stage import Stage
 from bnnfx.errors import StageError
@@ -20,13 +20,11 @@ from bnnfx.export.packed_maps import packed_channels, packed_maps
 from bnnfx.export.symbolic import from_onnx
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.numerics.bits import unpack_bits
-from bnnfx.ops import PACKED_OPS
+from bnnfx.ops import BY_ONNX_NAME, PackedOp
 from bnnfx.ops.registry import ONNX_DOMAIN
 from bnnfx.runtime.session import open_session, read_model
 
 Array = npt.NDArray[Any]
-
-_BY_ONNX_NAME = {op.onnx_name: op for op in PACKED_OPS}
 
 
 @dataclass
@@ -108,6 +106,7 @@ class _Recorder(fx.Interpreter):
         self.gm = gm
         self.samples = samples
         self.trace = BitTrace()
+        self._arguments: dict[fx.Node, list[Any]] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -118,17 +117,21 @@ class _Recorder(fx.Interpreter):
             self.trace.bits[n.name] = Bits(_rows(result.numpy() > 0, self.samples), _rows(compared, self.samples))
         op = packed_op(n)
         if op is not None:
+            arguments = [self.env[a] if isinstance(a, fx.Node) else a for a in n.args]
+            self._arguments = {n: arguments}  # the nodes that pick its results come next
             sources = [a for a in n.args[: op.inputs] if isinstance(a, fx.Node)]
             self.trace.constants[n.name] = [self.env[a].numpy() for a in sources if a.op == "get_attr"]
-            if op.bits_out:
-                compared = [] if op.bits_in else [self.env[a].numpy() for a in sources]
-                self.trace.bits[n.name] = _packed_bits(result.numpy(), packed_channels(n), compared, self.samples)
+        packed = packed_result(n)
+        if packed is not None and packed.output == "bits":
+            arguments = self._arguments[n if op is not None else n.args[0]]  # type: ignore[index]
+            compared = None if packed.op.compared is None else packed.op.compared(*arguments).numpy()
+            self.trace.bits[n.name] = _packed_bits(result.numpy(), packed_channels(n), compared, self.samples)
         return result
 
 
-def _packed_bits(packed: Array, channels: int, compared: list[Array], samples: int) -> Bits:
-    """Bits of a packed map, and what was compared if it was made from a float map and a threshold."""
-    distance = _rows(compared[0] - compared[1], samples) if compared else None
+def _packed_bits(packed: Array, channels: int, compared: Array | None, samples: int) -> Bits:
+    """Bits of a packed map, and where they came from floats the value minus the threshold, `[N, H, W, C]`."""
+    distance = None if compared is None else _rows(compared.transpose(0, 3, 1, 2), samples)
     return Bits(_rows(unpack_bits(packed, channels).transpose(0, 3, 1, 2), samples), distance)
 
 
@@ -153,22 +156,36 @@ def _trace_file(path: Path, inputs: tuple[Tensor, ...], kernels: bool) -> BitTra
     computed = values if isinstance(values, tuple) else (values,)
     by_name = constants | feeds | dict(zip([*outputs, *exposed], computed, strict=True))
     trace = BitTrace(outputs=[by_name[name] for name in outputs])
-    for packed in maps:
-        compared = [by_name[name] for name in packed.compared]
-        trace.bits[packed.name] = _packed_bits(by_name[packed.name], packed.channels, compared, samples)
+    distances: dict[str, Array] = {}
     for node in ours:
-        trace.faults[node.name] = _wrong_bytes(node, by_name)
+        op, arguments = _call(node, by_name)
+        trace.faults[node.name] = _wrong_bytes(op, arguments, [by_name[name] for name in node.output])
         trace.constants[node.name] = [constants[name] for name in node.input if name in constants]
+        if op.compared is not None:
+            distances[node.output[op.outputs.index("bits")]] = op.compared(*arguments).numpy()
+    for packed in maps:
+        compared = distances.get(packed.name)
+        if packed.compared:
+            compared = np.subtract(*(by_name[name] for name in packed.compared))
+            compared = compared if packed.channels_last else compared.transpose(0, 2, 3, 1)
+        trace.bits[packed.name] = _packed_bits(by_name[packed.name], packed.channels, compared, samples)
     weights = [torch.Size(array.shape) for array in constants.values() if array.dtype == np.float32 and array.ndim > 1]
     trace.terms = _terms(trace, weights)
     return trace
 
 
-def _wrong_bytes(node: onnx.NodeProto, by_name: dict[str, Array]) -> int:
-    """In how many bytes the node's result differs from that of the reference operator on the same inputs."""
-    op = _BY_ONNX_NAME[node.op_type]
+def _call(node: onnx.NodeProto, by_name: dict[str, Array]) -> tuple[PackedOp, list[Any]]:
+    """The reference operator of a node of ours, and the arguments that the node gives it."""
+    op = BY_ONNX_NAME[node.op_type]
     tensors = [torch.from_numpy(np.array(by_name[name])) for name in node.input]
     attributes = from_onnx({a.name: onnx.helper.get_attribute_value(a) for a in node.attribute})
-    expected = op.target(*tensors, *(attributes[name] for name in op.attributes)).numpy()
-    given = np.ascontiguousarray(by_name[node.output[0]])
-    return int((expected.view(np.uint8) != given.view(np.uint8)).sum())
+    return op, [*tensors, *(attributes[name] for name in op.attributes)]
+
+
+def _wrong_bytes(op: PackedOp, arguments: list[Any], given: list[Array]) -> int:
+    """In how many bytes results differ from those of the reference operator on the same inputs."""
+    expected = _tensors(op.target(*arguments))
+    return sum(
+        int((y.numpy().view(np.uint8) != np.ascontiguousarray(x).view(np.uint8)).sum())
+        for y, x in zip(expected, given, strict=True)
+    )

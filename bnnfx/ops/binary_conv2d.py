@@ -1,4 +1,4 @@
-"""`binary_conv2d`: packed bits to a float map, where a float stream goes on (residual adds, the classifier)."""
+"""`binary_conv2d`: packed bits to a float map in the layout of the trainable graph, before anything is fused."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bnnfx.numerics import epilogue
 from bnnfx.ops.checks import require_convolution
 from bnnfx.ops.registry import define
 from bnnfx.ops.window import accumulators, geometry, output_size
@@ -25,10 +26,8 @@ def _reference(
     constants = {"scale": (scale, torch.float32), "bias": (bias, torch.float32)}
     require_convolution("binary_conv2d", x, weight, channels, groups, constants)
     integers = accumulators(x, weight, channels, geometry(strides, pads, dilations), groups)
-    # the stated order: one rounding after the product, one after the sum
-    scaled = integers.astype(np.float32) * scale.cpu().numpy()
-    result = np.ascontiguousarray((scaled + bias.cpu().numpy()).transpose(0, 3, 1, 2))
-    return torch.from_numpy(result).to(x.device)
+    result = epilogue.scale(integers, scale.cpu().numpy(), bias.cpu().numpy()).transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(result)).to(x.device)
 
 
 def _shape(
@@ -46,10 +45,12 @@ def _shape(
     return x.new_empty((x.shape[0], weight.shape[0], rows, columns), dtype=torch.float32)
 
 
-BINARY_CONV2D = define("binary_conv2d", "BinaryConv2d", _reference, _shape, bits_in=True, bits_out=False)
+BINARY_CONV2D = define("binary_conv2d", None, _reference, _shape, outputs=("float",), bits_in=True)
 """`binary_conv2d(x, weight, scale, bias, channels, strides, pads, dilations, groups)`.
 
 `uint8[N, H, W, row_bytes(channels)]` and `uint8[O, kh, kw, row_bytes(channels / groups)]` to
 `float32[N, O, OH, OW] = float32(accumulator) * scale[O] + bias[O]`, rounded after the product and after the sum. A
 linear layer is the convolution of a map of size 1x1.
+
+`lower` puts it in the place of a binary layer, folds what it can into integers, and leaves none: see `fused_conv2d`.
 """

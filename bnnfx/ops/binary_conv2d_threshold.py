@@ -47,7 +47,7 @@ def _shape(
 
 
 BINARY_CONV2D_THRESHOLD = define(
-    "binary_conv2d_threshold", "BinaryConv2dThreshold", _reference, _shape, bits_in=True, bits_out=True
+    "binary_conv2d_threshold", "BinaryConv2dThreshold", _reference, _shape, outputs=("bits",), bits_in=True
 )
 """`binary_conv2d_threshold(x, weight, threshold, flip, channels, strides, pads, dilations, groups)`.
 

@@ -47,7 +47,7 @@ def _shape(
     return x.new_empty((x.shape[0], rows, columns, x.shape[3]))
 
 
-MAX_POOL2D = define("max_pool2d", "MaxPool2d", _reference, _shape, bits_in=True, bits_out=True)
+MAX_POOL2D = define("max_pool2d", "MaxPool2d", _reference, _shape, outputs=("bits",), bits_in=True)
 """`max_pool2d(x, and_mask, kernel_shape, strides, pads, dilations, ceil_mode)`.
 
 `uint8[N, H, W, B]` to `uint8[N, OH, OW, B]`: OR of the bits of a window; AND where the packed row `and_mask`

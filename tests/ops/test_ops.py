@@ -12,6 +12,10 @@ from torch.nn import functional as F
 
 from bnnfx.numerics.bits import row_bytes
 from bnnfx.ops import PACKED_OPS
+from bnnfx.ops.fused_conv2d import FUSED_CONV2D
+
+# the fused convolutions, of which there are 60, have a file of their own: test_fused_conv2d.py
+FUSED = "binary_conv2d_add_float_bits"
 
 OPS = torch.ops.bnnfx
 NAN, INF = float("nan"), float("inf")
@@ -54,6 +58,11 @@ class Layer:
     def float_arguments(self):
         return (*self.packed, self.scale, self.bias, *self.window)
 
+    def fused_arguments(self):
+        rows, columns = self.integers.shape[2:]
+        residual = random_signs(len(self.x), rows, columns, len(self.weight), seed=5) / 3
+        return (*self.packed, self.scale, self.bias, residual, torch.zeros(1), *self.window)
+
     def threshold_arguments(self):
         return (*self.packed, self.threshold, pack_rows(self.flipped), *self.window)
 
@@ -69,6 +78,8 @@ def all_arguments(batch=2):
     layer = Layer(batch=batch)
     return {
         "pack": (layer.x * 0.5, torch.zeros(1, 5, 1, 1)),
+        "pack_nhwc": (layer.x.permute(0, 2, 3, 1) * 0.5, torch.zeros(1, 1, 1, 5)),
+        FUSED: layer.fused_arguments(),
         "binary_conv2d": layer.float_arguments(),
         "binary_conv2d_threshold": layer.threshold_arguments(),
         "max_pool2d": pool_arguments(batch=batch),
@@ -78,24 +89,51 @@ def all_arguments(batch=2):
 NAMES = tuple(all_arguments())
 
 
+def name_of(op):
+    return str(op.target).split(".")[1]
+
+
+def results(name, arguments):
+    """What an operator gives, always as a tuple."""
+    given = getattr(OPS, name)(*arguments)
+    return (given,) if isinstance(given, torch.Tensor) else tuple(given)
+
+
 def test_every_operator_is_tested_here():
-    assert {str(op.target).split(".")[1] for op in PACKED_OPS} == set(NAMES)
+    assert {name_of(op) for op in PACKED_OPS if name_of(op) not in FUSED_NAMES} == set(NAMES) - {FUSED}
+    assert len(FUSED_NAMES) == 60
+
+
+FUSED_NAMES = {epilogue.name for epilogue in FUSED_CONV2D}
 
 
 # --- values ---
 
 
+PACKS = ("pack", "pack_nhwc")
+
+
+def packed_by(name, x, threshold):
+    """Bits of `x`, channels first, in the layout that the operator takes."""
+    if name == "pack":
+        return OPS.pack(x, threshold)
+    threshold = threshold.reshape((1,) * (4 - threshold.ndim) + tuple(threshold.shape)).permute(0, 2, 3, 1)
+    return OPS.pack_nhwc(x.permute(0, 2, 3, 1), threshold)
+
+
+@pytest.mark.parametrize("name", PACKS)
 @pytest.mark.parametrize("channels", CHANNELS)
 @pytest.mark.parametrize("batch", [0, 1, 3])
-def test_pack_is_a_comparison(channels, batch):
+def test_pack_is_a_comparison(name, channels, batch):
     generator = torch.Generator().manual_seed(channels)
     x = torch.randn(batch, channels, 4, 3, generator=generator)
     threshold = torch.randn(1, channels, 1, 1, generator=generator) / 4
-    result = OPS.pack(x, threshold)
+    result = packed_by(name, x, threshold)
     assert (result.dtype, result.shape) == (torch.uint8, (batch, 4, 3, row_bytes(channels)))
     assert torch.equal(result, pack_signs((x >= threshold).float()))
 
 
+@pytest.mark.parametrize("name", PACKS)
 @pytest.mark.parametrize(
     ("value", "threshold", "bit"),
     [
@@ -113,28 +151,32 @@ def test_pack_is_a_comparison(channels, batch):
         (3e38, INF, 0),
     ],
 )
-def test_pack_at_the_threshold(value, threshold, bit):
-    result = OPS.pack(torch.full((1, 3, 1, 1), value), torch.full((1, 3, 1, 1), threshold))
+def test_pack_at_the_threshold(name, value, threshold, bit):
+    result = packed_by(name, torch.full((1, 3, 1, 1), value), torch.full((1, 3, 1, 1), threshold))
     assert result.tolist() == [[[[7 * bit, 0, 0, 0, 0, 0, 0, 0]]]]
 
 
+@pytest.mark.parametrize("name", PACKS)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_pack_takes_other_float_types(dtype):
+def test_pack_takes_other_float_types(name, dtype):
     x = torch.tensor([-1.0, -0.0, 0.25, NAN], dtype=dtype).view(1, 4, 1, 1)
-    assert OPS.pack(x, torch.zeros(1, dtype=dtype)).flatten().tolist() == [0b0110, 0, 0, 0, 0, 0, 0, 0]
+    assert packed_by(name, x, torch.zeros(1, dtype=dtype)).flatten().tolist() == [0b0110, 0, 0, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.parametrize("name", PACKS)
 @pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1, 1), (2, 1, 1, 1), (3, 1, 1), (2, 3, 4, 5)], ids=str)
-def test_pack_with_every_threshold_that_broadcasts(shape):
+def test_pack_with_every_threshold_that_broadcasts(name, shape):
     generator = torch.Generator().manual_seed(1)
     x, threshold = torch.randn(2, 3, 4, 5, generator=generator), torch.randn(shape, generator=generator)
-    assert torch.equal(OPS.pack(x, threshold), pack_signs((x >= threshold).float()))
+    assert torch.equal(packed_by(name, x, threshold), pack_signs((x >= threshold).float()))
 
 
+@pytest.mark.parametrize("name", PACKS)
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_pack_does_not_depend_on_memory_format(layout):
+def test_pack_does_not_depend_on_memory_format(name, layout):
     x = torch.randn(2, 5, 4, 3, generator=torch.Generator().manual_seed(2))
-    assert torch.equal(OPS.pack(x.to(memory_format=layout), torch.zeros(())), pack_signs((x >= 0).float()))
+    given = packed_by(name, x.to(memory_format=layout), torch.zeros(()))
+    assert torch.equal(given, pack_signs((x >= 0).float()))
 
 
 CONVOLUTIONS = [
@@ -220,8 +262,8 @@ def test_operands_that_are_views(name):
             assert wide.numel() < 2 or not wide.is_contiguous()
             value = wide
         views.append(value)
-    operator = getattr(OPS, name)
-    assert torch.equal(operator(*views), operator(*arguments))
+    for given, expected in zip(results(name, views), results(name, arguments), strict=True):
+        assert torch.equal(given, expected)
 
 
 def test_scale_and_bias_may_be_parameters():
@@ -244,26 +286,37 @@ def test_opcheck(name, batch):
 @pytest.mark.parametrize("name", NAMES)
 def test_shape_function_keeps_a_symbolic_batch(name):
     arguments = all_arguments(batch=3)[name]
-    expected = getattr(OPS, name)(*arguments)
+    expected = results(name, arguments)
     mode = FakeTensorMode(shape_env=ShapeEnv())
-    dynamic = StatelessSymbolicContext([DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * 3)
-    fakes = [mode.from_tensor(arguments[0], symbolic_context=dynamic)]
-    fakes += [mode.from_tensor(a, static_shapes=True) if isinstance(a, torch.Tensor) else a for a in arguments[1:]]
+    fakes = [mode.from_tensor(arguments[0], symbolic_context=dynamic_batch())]
+    for argument, value in zip(argument_names(name)[1:], arguments[1:], strict=True):
+        context = {"symbolic_context": dynamic_batch()} if argument == "residual" else {"static_shapes": True}
+        fakes.append(mode.from_tensor(value, **context) if isinstance(value, torch.Tensor) else value)
     with mode:
-        fake = getattr(OPS, name)(*fakes)
-    assert isinstance(fake.shape[0], torch.SymInt)
-    assert str(fake.shape[0]) == str(fakes[0].shape[0])  # the symbol itself, not a number
-    assert tuple(fake.shape[1:]) == tuple(expected.shape[1:])
-    assert (fake.dtype, fake.stride()[1:]) == (expected.dtype, expected.stride()[1:])
+        given = results(name, fakes)
+    assert len(given) == len(expected)
+    for fake, real in zip(given, expected, strict=True):
+        assert isinstance(fake.shape[0], torch.SymInt)
+        assert str(fake.shape[0]) == str(fakes[0].shape[0])  # the symbol itself, not a number
+        assert tuple(fake.shape[1:]) == tuple(real.shape[1:])
+        assert (fake.dtype, fake.stride()[1:]) == (real.dtype, real.stride()[1:])
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "pack"])
+def argument_names(name):
+    return [argument.name for argument in getattr(OPS, name).default._schema.arguments]
+
+
+def dynamic_batch():
+    return StatelessSymbolicContext([DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * 3)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in PACKS])
 @pytest.mark.parametrize("fake", [False, True])
 def test_window_larger_than_the_map(name, fake):
     """Refused by the reference and by the shape function alike."""
     arguments = list(all_arguments()[name])
     arguments[0] = arguments[0][:, :, :1].contiguous()  # one column, but dilated or unpadded windows of two
-    arguments[4 if name == "max_pool2d" else 6] = [1, 0]
+    arguments[argument_names(name).index("pads")] = [1, 0]
     arguments[-1] = 0 if name == "max_pool2d" else 1
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
     with mode, pytest.raises((ValueError, RuntimeError), match="does not fit into a map of"):
@@ -271,7 +324,7 @@ def test_window_larger_than_the_map(name, fake):
 
 
 class AllOps(nn.Module):
-    """pack, convolution to bits, pooling of bits, convolution to numbers."""
+    """pack, convolution to bits, pooling of bits, convolutions to numbers, and a stream with a residual."""
 
     def __init__(self):
         super().__init__()
@@ -279,14 +332,22 @@ class AllOps(nn.Module):
         flip = pack_rows(first.flipped)
         tensors = {"w1": first.packed[1], "threshold": first.threshold, "flip": flip}
         tensors |= {"w2": second.packed[1], "scale": second.scale, "bias": second.bias}
+        tensors |= {"w3": Layer(channels=3, outputs=3, kernel=(1, 1)).packed[1]}
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
 
     def forward(self, x):
+        zero = torch.zeros(1)
+        window = ([1, 1], [0, 0], [1, 1], 1)
         bits = OPS.pack(x, torch.zeros(1, 1, 1, 1))
         bits = OPS.binary_conv2d_threshold(bits, self.w1, self.threshold, self.flip, 65, [1, 1], [1, 1], [1, 1], 1)
         bits = OPS.max_pool2d(bits, self.flip, [2, 2], [2, 2], [0, 0], [1, 1], 0)
-        return OPS.binary_conv2d(bits, self.w2, self.scale, self.bias, 70, [1, 1], [1, 0], [1, 1], 1)
+        y = OPS.binary_conv2d(bits, self.w2, self.scale, self.bias, 70, [1, 1], [1, 0], [1, 1], 1)
+        stream = y.permute(0, 2, 3, 1)
+        bits = OPS.pack_nhwc(stream, zero)
+        stream, _ = OPS.binary_conv2d_add_float_bits(bits, self.w3, self.scale, self.bias, stream, zero, 3, *window)
+        bits = OPS.pack_nhwc(stream, stream.mean((1, 2, 3), keepdim=True))
+        return OPS.binary_conv2d(bits, self.w3, self.scale, self.bias, 3, *window)
 
 
 def test_export_with_a_dynamic_batch():
@@ -294,7 +355,7 @@ def test_export_with_a_dynamic_batch():
     example = torch.randn(3, 65, 6, 8, generator=generator)
     program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
-    assert {op.target for op in PACKED_OPS} <= targets
+    assert {op.target for op in PACKED_OPS if name_of(op) in NAMES} <= targets
     exported = program.module()
     for batch in (1, 2, 3, 7):
         x = torch.randn(batch, 65, 6, 8, generator=generator)
@@ -329,6 +390,8 @@ ERRORS = [
     ("pack", 0, torch.zeros(2, 5, 5, 6, dtype=torch.int32), r"x is float\[N, C, H, W\].*int32\[2, 5, 5, 6\]"),
     ("pack", 1, torch.zeros(1, 4, 1, 1), r"threshold broadcasts.*float32\[2, 5, 5, 6\].*float32\[1, 4, 1, 1\]"),
     ("pack", 1, torch.zeros(1, 1, 1, 1, 1), r"threshold broadcasts.*float32\[1, 1, 1, 1, 1\]"),
+    ("pack_nhwc", 0, torch.zeros(2, 5, 6), r"x is float\[N, H, W, C\].*float32\[2, 5, 6\]"),
+    ("pack_nhwc", 1, torch.zeros(6, 1, 1), r"threshold broadcasts.*float32\[2, 5, 6, 5\].*float32\[6, 1, 1\]"),
     *[(name, *error) for name in ("binary_conv2d", "binary_conv2d_threshold") for error in CONVOLUTION_ERRORS],
     ("binary_conv2d", 2, torch.ones(3), r"scale is float32\[4\].*float32\[3\]"),
     ("binary_conv2d", 2, torch.ones(()), r"scale is float32\[4\].*float32\[\]"),
@@ -367,6 +430,6 @@ def test_filters_that_groups_do_not_divide():
 def test_arguments_of_the_tests_are_right():
     """The errors above come from the one argument that is replaced."""
     for name, arguments in all_arguments().items():
-        result = getattr(OPS, name)(*arguments)
-        assert result.numel() > 0
-        assert np.isfinite(result.numpy()).all()
+        for result in results(name, arguments):
+            assert result.numel() > 0
+            assert np.isfinite(result.numpy()).all()

@@ -12,17 +12,21 @@ import bnnfx
 from bnnfx import Config
 from bnnfx.core.context import LowerContext
 from bnnfx.core.passes import run_passes
-from bnnfx.core.record import record_of
+from bnnfx.core.record import attach, record_of
 from bnnfx.core.shapes import infer_shapes
 from bnnfx.inspect.bit_trace import trace_bits
+from bnnfx.inspect.verify import compare
+from bnnfx.passes.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
 from bnnfx.pipelines import LOWER
 
 
-def trainable(model: nn.Module, scheme: str = "bireal", **options: Any) -> fx.GraphModule:
-    """All layers binary, gamma of both signs and 0, statistics that are not those of a new batch norm."""
+def trainable(
+    model: nn.Module, scheme: str = "bireal", *, keep_float: tuple[str, ...] = (), **options: Any
+) -> fx.GraphModule:
+    """All layers binary but `keep_float`, gamma of both signs and 0, statistics unlike those of a new batch norm."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a prime fan-in
-        gm = bnnfx.convert(model, scheme, config=Config(keep_float=(), options=options)).eval()
+        gm = bnnfx.convert(model, scheme, config=Config(keep_float=keep_float, options=options)).eval()
     generator = torch.Generator().manual_seed(0)
     for module in gm.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is not None:
@@ -59,3 +63,46 @@ def assert_lowers_exactly(gm: fx.GraphModule, *inputs: torch.Tensor) -> None:
     expected, given = trace_bits(gm, inputs), trace_bits(bnnfx.lower(gm, inputs), inputs)
     assert expected.bits and set(expected.bits) <= set(given.bits)
     assert [name for name, item in expected.bits.items() if (item.bits != given.bits[name].bits).any()] == []
+
+
+def unfused(gm: fx.GraphModule, *inputs: torch.Tensor) -> fx.GraphModule:
+    """The packed graph before anything is fused or moved to channels last."""
+    packed = copy.deepcopy(gm).requires_grad_(False)
+    record = record_of(gm).continued()  # type: ignore[union-attr]
+    record.inputs = tuple((x.shape, x.dtype) for x in inputs)
+    run_passes(
+        packed, LOWER[: LOWER.index(FuseEpilogueIntoConvolution)], LowerContext(infer_shapes(packed, inputs)), record
+    )
+    attach(packed, record)
+    return packed
+
+
+def assert_fuses_exactly(gm: fx.GraphModule, *inputs: torch.Tensor, exact: bool = True) -> fx.GraphModule:
+    """Lowered on one sample, run on all of `inputs`: the last two passes change no bit and no float; the packed graph.
+
+    Where a matrix product stands for a convolution, or a mean adds up in another order (`exact=False`), what differs
+    must be explained by rounding.
+    """
+    one = tuple(x[:1] for x in inputs)
+    packed = bnnfx.lower(gm, one)
+    before, after = trace_bits(unfused(gm, *one), inputs), trace_bits(packed, inputs)
+    assert before.bits and list(before.bits) == list(after.bits)
+    if exact:
+        for name, expected in before.bits.items():
+            assert int((expected.bits != after.bits[name].bits).sum()) == 0, name
+        for expected, given in zip(before.outputs, after.outputs, strict=True):
+            assert given.shape == expected.shape and (given == expected).all()
+    else:
+        before.constants.clear()  # a matrix has other ones
+        result = compare(before, after)
+        assert result, str(result)
+    against = bnnfx.verify(gm, packed, inputs)
+    assert against, str(against)
+    return packed
+
+
+def called(gm: fx.GraphModule) -> list[str]:
+    """What is called, in order: operators without the picking of their results, and modules by kind."""
+    lines = [line.split(" = ", 1)[1] for line in short(gm).splitlines() if " = " in line]
+    names = [line.split("(")[0].split()[0] for line in lines if not line.startswith(("input", "getitem"))]
+    return [name.removeprefix("bnnfx.").removeprefix("binary_conv2d_") for name in names]

@@ -14,8 +14,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import bnnfx
-from bnnfx.ops import PACKED_OPS
+from bnnfx.ops import BY_ONNX_NAME
 from bnnfx.runtime import library_path
+from bnnfx.runtime.library import ceiling, isa_in_use, isas
 
 NO_KERNEL = "OpWithoutKernel"  # a name that will never have a kernel
 
@@ -75,7 +76,33 @@ def test_missing_library_says_where_it_looked_and_what_to_do(monkeypatch, tmp_pa
 def test_exports_only_the_documented_symbols():
     command = ["nm", "--dynamic", "--defined-only", "--format=posix", str(library_path())]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-    assert [line.split()[:2] for line in lines] == [["RegisterCustomOps", "T"], ["bnnfx_isas", "T"]]
+    exported = ("RegisterCustomOps", "bnnfx_ceiling", "bnnfx_isas")
+    assert sorted(line.split()[:2] for line in lines) == [[name, "T"] for name in exported]
+
+
+# --- what it says about the processor ---
+
+
+@pytest.mark.parametrize("isa", isas())
+def test_ceiling_of_every_instruction_set(isa, monkeypatch):
+    monkeypatch.setenv("BNNFX_ISA", isa)
+    assert isa_in_use() == isa
+    assert 1e9 < ceiling() < 1e14  # not a negative number, nor the rate of a loop that the compiler dropped
+
+
+def test_best_instruction_set_is_used_unless_told_otherwise(monkeypatch):
+    monkeypatch.delenv("BNNFX_ISA", raising=False)
+    assert isa_in_use() == isas()[0]
+    assert isas()[-1] == "portable"
+
+
+def test_unknown_instruction_set_is_refused(monkeypatch):
+    monkeypatch.setenv("BNNFX_ISA", "sse9")
+    function = ctypes.CDLL(str(library_path())).bnnfx_ceiling
+    function.restype = ctypes.c_double
+    assert function() < 0
+    with pytest.raises(bnnfx.BenchmarkError, match=rf"'sse9'; this machine has {', '.join(isas())}"):
+        ceiling()
 
 
 # --- with the real ONNX Runtime ---
@@ -225,7 +252,7 @@ def test_domain_is_made_once_and_added_to_all_options(loaded):
     assert [loaded.register(runtime) for _ in range(3)] == [None] * 3
     assert runtime.versions == [17] * 3
     assert runtime.created == ["ai.bnnfx"]
-    assert sorted(runtime.ops) == sorted((17, op.onnx_name) for op in PACKED_OPS)
+    assert sorted(runtime.ops) == sorted((17, name) for name in BY_ONNX_NAME)
     assert runtime.added == [(OPTIONS, DOMAIN)] * 3
 
 
@@ -261,7 +288,7 @@ def test_status_of_adding_an_op_is_returned(loaded):
     assert (runtime.added, runtime.released) == ([], [DOMAIN])
     runtime.add_op_fails = False
     assert loaded.register(runtime) is None
-    assert len(runtime.ops) == len(PACKED_OPS)
+    assert len(runtime.ops) == len(BY_ONNX_NAME)
 
 
 def test_status_of_adding_the_domain_is_returned(loaded):
