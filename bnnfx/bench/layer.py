@@ -1,7 +1,7 @@
 """The benchmark of single convolutions: the time of that node alone, out of the engines' profiles."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from bnnfx.errors import BenchmarkError, first_line
 from bnnfx.runtime.library import ceiling, isa_in_use, isas, library_path
 
 OPENVINO_BINARY = "OpenVINO binary"
+
+_RESOLUTION = 1e-6  # of the engines' profiles, in seconds: what took less is counted as that
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def _convolution(name: str, nodes: Sequence[NodeTimes]) -> NodeTimes:
     if len(found) != 1:
         ran = ", ".join(node.op_type for node in nodes)
         raise BenchmarkError(f"{name} did not run the layer as one convolution; it ran {ran}.")
-    return found[0]
+    (node,) = found
+    return replace(node, seconds=[max(second, _RESOLUTION) for second in node.seconds])
 
 
 def _row(
@@ -135,7 +138,7 @@ def _row(
     node = _convolution(name, nodes)
     samples = [1e3 * second for second in node.seconds]
     spread = Spread.of([sample / batch for sample in samples])
-    around = sum(1e3 * Spread.of(other.seconds).median / batch for other in nodes if other is not node)
+    around = sum(1e3 * Spread.of(other.seconds).median / batch for other in nodes if not other.is_convolution)
     share = None if least is None else 1e3 * least / (spread.median * batch)
     return LayerRow(
         name, node.op_type, node.implementation, ratios(reference, node.seconds), spread, around, share, samples

@@ -101,14 +101,19 @@ class OpenVinoProfile:
         self._request = openvino_compile(model, threads, precision, profile=True).create_infer_request()
         self._feeds = list(feeds)
         self._found: dict[str, NodeTimes] = {}
+        self._runs = 0
 
     def __call__(self) -> object:
-        """Run once and read the counters."""
+        """Run once and read the counters; a node that was not executed this time took no time."""
         self._request.infer(self._feeds, share_inputs=True, share_outputs=True)
+        for node in self._found.values():
+            node.seconds.append(0.0)
         for info in self._request.get_profiling_info():
             if "EXECUTED" in str(info.status):
-                node = self._found.setdefault(info.node_name, NodeTimes(info.node_name, info.node_type, info.exec_type))
-                node.seconds.append(info.real_time.total_seconds())
+                fresh = NodeTimes(info.node_name, info.node_type, info.exec_type, seconds=[0.0] * (self._runs + 1))
+                node = self._found.setdefault(info.node_name, fresh)
+                node.seconds[-1] += info.real_time.total_seconds()
+        self._runs += 1
         return None
 
     def nodes(self) -> list[NodeTimes]:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 WARM_UP_ROUNDS = 3
+UNTIMED_RUNS = 4
+"""Runs before each timed one: so many it takes until a model's time does not depend on who ran before it."""
+
 LEAST_ROUNDS = 5
 MOST_ROUNDS = 2000
 
@@ -48,9 +51,9 @@ class Effort:
 def alternate(runs: Mapping[str, Callable[[], object]], effort: Effort, advance: Advance) -> dict[str, list[float]]:
     """Run all contenders once per round, always in the same order, and time each run.
 
-    What disturbs a machine for longer than a round (its clock rate, a neighbor) then disturbs all of them alike. An
-    untimed run comes before each timed one, so that each finds the caches as it left them itself, as a model in use
-    does, and not as its competitors left them.
+    What disturbs a machine for longer than a round (its clock rate, a neighbor) disturbs all of them alike. Untimed
+    runs come before each timed one, so that each finds the caches as it left them itself, as a model in use does, and
+    not as its competitors left them.
 
     Args:
         runs: by name, what to run.
@@ -67,7 +70,8 @@ def alternate(runs: Mapping[str, Callable[[], object]], effort: Effort, advance:
     start, done = time.perf_counter(), 0
     while not _finished(effort, done, time.perf_counter() - start):
         for name, run in runs.items():
-            run()
+            for _ in range(UNTIMED_RUNS):
+                run()
             before = time.perf_counter()
             run()
             seconds[name].append(time.perf_counter() - before)
@@ -79,10 +83,11 @@ def alternate(runs: Mapping[str, Callable[[], object]], effort: Effort, advance:
 def timed_only(samples: Sequence[float]) -> list[float]:
     """Of one figure per run, as an engine's profile gives them, those of the runs that `alternate` times.
 
-    >>> timed_only([9.0] * WARM_UP_ROUNDS + [8.0, 1.0, 8.0, 2.0])
+    >>> untimed = [8.0] * UNTIMED_RUNS
+    >>> timed_only([9.0] * WARM_UP_ROUNDS + [*untimed, 1.0, *untimed, 2.0])
     [1.0, 2.0]
     """
-    return list(samples[WARM_UP_ROUNDS + 1 :: 2])
+    return list(samples[WARM_UP_ROUNDS + UNTIMED_RUNS :: UNTIMED_RUNS + 1])
 
 
 def _finished(effort: Effort, done: int, elapsed: float) -> bool:

@@ -4,19 +4,20 @@ import time
 
 import pytest
 
-from bnnfx.bench.timing import LEAST_ROUNDS, WARM_UP_ROUNDS, Effort, Spread, alternate, ratios
+from bnnfx.bench.timing import LEAST_ROUNDS, UNTIMED_RUNS, WARM_UP_ROUNDS, Effort, Spread, alternate, ratios
 
 
 def test_contenders_alternate_and_the_warm_up_is_not_counted():
     order = []
     runs = {name: lambda name=name: order.append(name) for name in "abc"}
     seconds = alternate(runs, Effort(100.0, rounds=4), lambda part: None)
-    assert order == list("abc") * WARM_UP_ROUNDS + list("aabbcc") * 4
+    turns = [name for name in "abc" for _ in range(UNTIMED_RUNS + 1)]
+    assert order == list("abc") * WARM_UP_ROUNDS + turns * 4
     assert {name: len(times) for name, times in seconds.items()} == {"a": 4, "b": 4, "c": 4}
 
 
-def test_only_the_second_run_of_a_turn_is_timed():
-    lengths = iter([0.0] * WARM_UP_ROUNDS + [0.02, 0.0] * 3)
+def test_only_the_last_run_of_a_turn_is_timed():
+    lengths = iter([0.0] * WARM_UP_ROUNDS + [*[0.02] * UNTIMED_RUNS, 0.0] * 3)
     (seconds,) = alternate({"a": lambda: time.sleep(next(lengths))}, Effort(1.0, rounds=3), lambda part: None).values()
     assert max(seconds) < 0.01
 
