@@ -177,6 +177,9 @@ Node RandomPool(Random* random) {
   node.integers["ceil_mode"] = random->Below(2);
   AddInput(&node, RandomBits({RandomImages(random), map[0], map[1]}, channels, random), false);
   AddInput(&node, RandomBits({}, channels, random), true);
+  // On an empty map, rounding up finds no window where rounding down finds one in the padding.
+  const bool fits = AxisOf(node, 0, kernel[0]).OutputsCeiling() > 0 && AxisOf(node, 1, kernel[1]).OutputsCeiling() > 0;
+  if (!fits) node.integers["ceil_mode"] = 0;
   if (random->OneIn(4)) {  // rows need not be whole words
     const int64_t bytes = random->Between(0, 13);
     for (Tensor& input : node.inputs) {
