@@ -301,6 +301,11 @@ AT_CREATION = [
     ("BinaryConv2dFloat", constant("weight", BYTES(10, 3, 3, 16)), r"uint8\[O, kh, kw, 8\].*uint8\[10, 3, 3, 16\]"),
     ("BinaryConv2dFloat", constant("weight", BYTES(10, 3, 8)), r"uint8\[10, 3, 8\]"),
     ("BinaryConv2dFloat", constant("weight", BYTES(10, 0, 3, 8)), r"uint8\[10, 0, 3, 8\]"),
+    (
+        "BinaryConv2dThreshold",
+        constant("threshold", np.zeros(1, np.int32)),
+        r"threshold has one value for each .*int32",
+    ),
     ("BinaryConv2dFloat", constant("scale", FLOATS(9)), r"scale has one value.* 10 .*float\[9\]"),
     ("BinaryConv2dFloat", constant("scale", FLOATS()), r"scale has one value.* 10 .*float\[\]"),
     ("BinaryConv2dBits", constant("bias", FLOATS(10, 1)), r"bias has one value.* 10 .*float\[10, 1\]"),

@@ -23,14 +23,16 @@ using conv::Step;
 using conv::StepKind;
 using conv::Streams;
 
-// One value per output channel, or one for all, in the slots of the blocks; slots without a channel get `fill`.
+// One value per output channel, in the slots of the blocks; slots without a channel get `fill`. With `broadcasts`, one
+// value may stand for all.
 template <class T>
-std::vector<T> PerSlot(const Info& info, size_t index, const char* name, int type, const Convolution& conv, T fill) {
+std::vector<T> PerSlot(const Info& info, size_t index, const char* name, int type, bool broadcasts,
+                       const Convolution& conv, T fill) {
   const Tensor values = info.Constant(index, name, type);
   const auto channels = static_cast<int64_t>(conv.OutChannels());
-  Require(values.dims == std::vector<int64_t>{channels} || values.dims == std::vector<int64_t>{1},
-          std::string(name) + " has one value, or one for each of the " + std::to_string(channels) +
-              " output channels; got " + values.Describe());
+  Require(values.dims == std::vector<int64_t>{channels} || (broadcasts && values.dims == std::vector<int64_t>{1}),
+          std::string(name) + (broadcasts ? " has one value, or one" : " has one value") + " for each of the " +
+              std::to_string(channels) + " output channels; got " + values.Describe());
   std::vector<T> slots(conv.Slots(), fill);
   for (size_t b = 0; b < conv.Blocks().size(); ++b) {
     const Block& block = conv.Blocks()[b];
@@ -135,7 +137,7 @@ class BinaryConv2d {
   void Add(const Info& info, StepKind kind, const std::vector<const char*>& names) {
     const float* values[2] = {nullptr, nullptr};
     for (size_t i = 0; i < names.size(); ++i) {
-      constants_.push_back(PerSlot<float>(info, next_input_++, names[i], ORT_FLOAT, conv_, 0.0f));
+      constants_.push_back(PerSlot<float>(info, next_input_++, names[i], ORT_FLOAT, true, conv_, 0.0f));
       values[i] = constants_.back().data();
     }
     steps_.push_back({kind, values[0], values[1]});
@@ -165,7 +167,8 @@ class BinaryConv2dThreshold {
   explicit BinaryConv2dThreshold(const Info& info)
       : conv_(info),
         bits_(conv_),
-        threshold_(PerSlot<int32_t>(info, 2, "threshold", ORT_INT32, conv_, std::numeric_limits<int32_t>::max())) {
+        threshold_(PerSlot<int32_t>(info, 2, "threshold", ORT_INT32, false, conv_,
+                                    std::numeric_limits<int32_t>::max())) {
     const Tensor flip = info.Constant(3, "flip", ORT_UINT8);
     Require(flip.dims == std::vector<int64_t>{bits_.RowBytes()},
             "flip is uint8[" + std::to_string(bits_.RowBytes()) + "], one packed row for the " +
