@@ -169,6 +169,15 @@ def test_constant_off_by_one_unit_is_a_fault_at_its_node(
     assert not result and result.faults == {"c": 1} and result.differing_bits == 0
 
 
+def test_constant_that_only_one_of_two_has_is_a_fault_at_its_node(packed: fx.GraphModule, x: Tensor) -> None:
+    whole, lacking = trace_bits(packed, (x,)), trace_bits(packed, (x,))
+    name = next(iter(whole.constants))
+    removed = lacking.constants[name].pop()
+    for pair in ((whole, lacking), (lacking, whole)):
+        result = compare(*pair)
+        assert not result and result.faults == {name: removed.nbytes}
+
+
 def test_standard_dialect_is_compared_bit_by_bit(packed: fx.GraphModule, x: Tensor, tmp_path: Path) -> None:
     standard = bnnfx.export_onnx(packed, tmp_path / "standard.onnx", dialect="standard")
     result = bnnfx.verify(packed, standard, (x,))

@@ -1,6 +1,7 @@
 """Comparing two forms of one model bit by bit: trainable graph, packed graph, ONNX file."""
 
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,8 @@ def compare(a: BitTrace, b: BitTrace) -> Verification:
     outputs = tuple(_compare_outputs(x, y, share, diverged) for x, y in zip(a.outputs, b.outputs, strict=True))
     faults = {name: count for record in (a, b) for name, count in record.faults.items() if count}
     for name in a.constants.keys() & b.constants.keys():
-        wrong = sum(_differing_bytes(x, y) for x, y in zip(a.constants[name], b.constants[name], strict=True))
+        pairs = zip_longest(a.constants[name], b.constants[name], fillvalue=np.empty(0, np.uint8))
+        wrong = sum(_differing_bytes(x, y) for x, y in pairs)
         if wrong:
             faults[name] = faults.get(name, 0) + wrong
     return Verification(tuple(nodes), outputs, faults, samples, int(diverged.sum()))
