@@ -123,9 +123,8 @@ Node RandomConvolution(const std::string& op, const std::vector<std::string>& st
     FillBits(&node.inputs[1], channels / groups, 2, random);
   }
 
-  const int64_t values = random->OneIn(5) ? 1 : outputs;
   if (steps[0] == "Threshold") {
-    AddInput(&node, RandomThresholds(values, channels / groups * kernel[0] * kernel[1], random), true);
+    AddInput(&node, RandomThresholds(outputs, channels / groups * kernel[0] * kernel[1], random), true);
     AddInput(&node, RandomBits({}, outputs, random), true);
     return node;
   }

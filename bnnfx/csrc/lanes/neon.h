@@ -3,16 +3,12 @@
 
 #include <arm_neon.h>
 
-#include "load.h"
+#include "portable.h"
 
 namespace bnnfx {
 namespace {
 
-struct NeonLanes {
-  static constexpr size_t kWidth = 4;
-  typedef float Floats __attribute__((vector_size(16)));
-  typedef int32_t Integers __attribute__((vector_size(16)));
-
+struct NeonLanes : PortableLanes {
   // NEON has no instruction that gathers a bit per lane: each lane keeps its own bit, and the sum is all of them.
   template <class Vector>
   static uint32_t AtLeast(Vector a, Vector b) {
