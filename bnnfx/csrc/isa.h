@@ -9,10 +9,10 @@ namespace bnnfx {
 
 // In ascending order within a family of processors: each row of a list of kernels says which one it needs. A library
 // is compiled for one family, and no list of it has a row of another, so that x86 and Arm are never compared.
-enum class Isa { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kNeon = 3 };
+enum class Isa { kPortable = 0, kAvx2 = 1, kAvx512 = 2, kAmx = 3, kNeon = 4 };
 
 // The best instruction set to use: what this processor has, or less where the environment variable BNNFX_ISA says so
-// (portable, avx2, avx512, neon). Throws Error for a name that is unknown or that this processor lacks. It is read
+// (portable, avx2, avx512, amx, neon). Throws Error for a name that is unknown or that this processor lacks. It is read
 // whenever a kernel is created, that is once per node and session.
 Isa AllowedIsa();
 

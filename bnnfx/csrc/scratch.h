@@ -11,8 +11,11 @@
 
 namespace bnnfx {
 
-// A pool with one buffer per run that is under way: a session may be run by several threads at once.
+// A pool with one buffer per run that is under way: sessions may be run by several threads at once. All nodes share one,
+// so that what one node has used is still in the cache when the next one writes to it.
 class Scratch {
+  static constexpr size_t kLine = 64;
+
  public:
   class Lease {
    public:
@@ -20,7 +23,11 @@ class Scratch {
     Lease(const Lease&) = delete;
     Lease& operator=(const Lease&) = delete;
     ~Lease() { pool_->Return(std::move(buffer_)); }
-    uint8_t* data() const { return const_cast<uint8_t*>(buffer_.data()); }
+    // Starts at a cache line.
+    uint8_t* data() const {
+      const auto address = reinterpret_cast<uintptr_t>(buffer_.data());
+      return const_cast<uint8_t*>(buffer_.data()) + (kLine - address % kLine) % kLine;
+    }
 
    private:
     Scratch* pool_;
@@ -39,7 +46,7 @@ class Scratch {
       free_.reserve(free_.size() + ++taken_);  // so that Return cannot fail
     }
     try {
-      if (buffer.size() < bytes) buffer.resize(bytes);
+      if (buffer.size() < bytes + kLine) buffer.resize(bytes + kLine);
     } catch (...) {
       const std::lock_guard<std::mutex> lock(mutex_);
       --taken_;
@@ -59,6 +66,11 @@ class Scratch {
   std::vector<std::vector<uint8_t>> free_;
   size_t taken_ = 0;
 };
+
+inline Scratch& SharedScratch() {
+  static Scratch scratch;
+  return scratch;
+}
 
 }  // namespace bnnfx
 

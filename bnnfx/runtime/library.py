@@ -82,7 +82,8 @@ def ceiling() -> float:
 
     The loop that is timed does one xor, one population count and one add for each register of bits and touches no
     memory. A convolution that needs fewer instructions than that can be faster: ours counts two words with one
-    population count where the instruction set has one.
+    population count where the instruction set has one, and where the processor has AMX it multiplies bytes in tiles
+    instead; the ceiling stays that of counting.
 
     Returns:
         Binary multiply-accumulates per second, with the instruction set that a session created now would use.

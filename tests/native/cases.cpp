@@ -12,6 +12,7 @@ namespace {
 
 constexpr int64_t kMostChannels = 300;
 constexpr int64_t kMostProducts = 600 * 1000;  // of a convolution, so that the reference is done in milliseconds
+constexpr int64_t kMostSide = 48;              // of a convolution's map; some kernels are for large maps only
 constexpr int64_t kMostFloats = 40 * 1000;     // of a map that is packed
 
 int64_t RandomChannels(Random* random, int64_t most) {
@@ -114,7 +115,8 @@ Node RandomConvolution(const std::string& op, const std::vector<std::string>& st
 
   // Few channels get a large map, so that it is cut into several tasks.
   const int64_t products = channels / groups * outputs * kernel[0] * kernel[1];
-  const int64_t side = std::min<int64_t>(24, static_cast<int64_t>(std::sqrt(kMostProducts / products + 1)));
+  const int64_t most = random->OneIn(4) ? kMostSide : kMostSide / 2;
+  const int64_t side = std::min(most, static_cast<int64_t>(std::sqrt(kMostProducts / products + 1)));
   const Dims map = RandomWindows(kernel, linear ? 1 : std::max<int64_t>(1, side), &node, random);
   AddInput(&node, RandomBits({RandomImages(random), map[0], map[1]}, channels, random), false);
   AddInput(&node, RandomBits({outputs, kernel[0], kernel[1]}, channels / groups, random), true);

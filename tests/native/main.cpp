@@ -139,7 +139,7 @@ void CheckRecovery(const OrtCustomOp& op, const Node& sound) {
 }
 
 void CheckUnknownIsa(const OrtCustomOp& op, const Node& node) {
-  for (const std::string name : {"sse9", "avx2", "avx512", "neon"}) {
+  for (const std::string name : {"sse9", "avx2", "avx512", "amx", "neon"}) {
     const std::vector<std::string> isas = Isas();
     if (std::count(isas.begin(), isas.end(), name) != 0) continue;
     SetIsa(name);

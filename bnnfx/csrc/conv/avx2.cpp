@@ -56,7 +56,8 @@ inline void StoreVector(void* to, __m256i v) { _mm256_storeu_si256(static_cast<_
 inline __m128i LoadHalf(const void* from) { return _mm_loadu_si128(static_cast<const __m128i*>(from)); }
 
 // Maps: a byte per nibble, in its upper half.
-void PrepareInput(const uint8_t* words, size_t count, uint8_t* out) {
+void PrepareInput(const uint8_t* words, size_t pixels, const Pixel& pixel, uint8_t* out) {
+  const size_t count = pixels * pixel.words;
   const __m128i upper = _mm_set1_epi8(static_cast<char>(0xf0));
   for (size_t i = 0; i < count; ++i) {
     const __m128i word = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(words + 8 * i));
@@ -160,20 +161,20 @@ void Span(const Pair* windows, ptrdiff_t from, size_t words, const uint8_t* filt
 }
 
 // Sets 32 results, or adds to them.
-inline void Flush(const Sums& sums, bool set, int32_t* differing) {
+inline void Flush(const Sums& sums, bool set, int32_t* counted) {
   const __m256i even = _mm256_sub_epi16(sums.all, _mm256_slli_epi16(sums.odd, 8));
   const __m256i lower = _mm256_set1_epi32(0xffff);
   const __m256i counts[4] = {_mm256_and_si256(even, lower), _mm256_and_si256(sums.odd, lower),
                              _mm256_srli_epi32(even, 16), _mm256_srli_epi32(sums.odd, 16)};
   _Pragma("GCC unroll 4") for (size_t i = 0; i < 4; ++i) {
-    int32_t* to = differing + 8 * i;
+    int32_t* to = counted + 8 * i;
     StoreVector(to, set ? counts[i] : _mm256_add_epi32(LoadVector(to), counts[i]));
   }
 }
 
 template <size_t groups>
 void CountGroups(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, const Window& window,
-                 const uint8_t* filters, int32_t* differing) {
+                 const uint8_t* filters, int32_t* counted) {
   constexpr size_t word_bytes = groups * kLanes * kNibbles;  // of prepared filters
   const size_t pairs = (pixels + 1) / 2;
   Pair windows[kStrip / 2];
@@ -183,10 +184,10 @@ void CountGroups(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pix
   }
   Sums sums[kStrip / 2][2][2];
   size_t spans = 0;  // in `sums`
-  bool set = true;   // nothing is in `differing`
+  bool set = true;   // nothing is in `counted`
   const auto flush = [&] {
     for (size_t p = 0; p < pixels; ++p) {
-      BNNFX_EACH_GROUP Flush(sums[p / 2][g][p % 2], set, differing + p * kBlock + g * kLanes);
+      BNNFX_EACH_GROUP Flush(sums[p / 2][g][p % 2], set, counted + p * kBlock + g * kLanes);
     }
     spans = 0;
     set = false;
@@ -210,7 +211,7 @@ void CountGroups(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pix
   if (spans != 0) {
     flush();
   } else {
-    for (size_t p = 0; p < pixels; ++p) std::memset(differing + p * kBlock, 0, groups * kLanes * sizeof(int32_t));
+    for (size_t p = 0; p < pixels; ++p) std::memset(counted + p * kBlock, 0, groups * kLanes * sizeof(int32_t));
   }
 }
 
@@ -218,15 +219,15 @@ void CountGroups(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pix
 #undef BNNFX_EACH_GROUP
 
 void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, const Window& window,
-           const uint8_t* filters, size_t lanes, const Streams&, int32_t* differing) {
-  (lanes == kLanes ? CountGroups<1> : CountGroups<2>)(image, pixel_offset, pixels, window, filters, differing);
+           const uint8_t* filters, size_t lanes, const Streams&, int32_t* counted) {
+  (lanes == kLanes ? CountGroups<1> : CountGroups<2>)(image, pixel_offset, pixels, window, filters, counted);
 }
 
 }  // namespace
 
 extern const Kernel kAvx2 = {
-    Isa::kAvx2, kLanes, kNibbles, kNibbles, &PrepareInput, &PrepareFilters, &Count, &ThresholdLanes<Avx2Lanes>,
-    &EpilogueLanes<Avx2Lanes>};
+    Isa::kAvx2, false, 48, 1, kLanes, kNibbles, kNibbles, nullptr, nullptr, &PrepareInput, &PrepareFilters, 1, nullptr, &Count,
+    &ThresholdLanes<Avx2Lanes>, &EpilogueLanes<Avx2Lanes>};
 
 }  // namespace conv
 }  // namespace bnnfx

@@ -26,7 +26,8 @@ constexpr size_t kLanes = 16;
 constexpr size_t kPixels = 6;  // with 32 channels: 24 sums, 4 filters, 2 words of the map, 2 temporaries
 
 // Maps: a 64-bit word becomes (lower half, lower half ^ upper half).
-void PrepareInput(const uint8_t* words, size_t count, uint8_t* out) {
+void PrepareInput(const uint8_t* words, size_t pixels, const Pixel& pixel, uint8_t* out) {
+  const size_t count = pixels * pixel.words;
   size_t i = 0;
   for (; i + 8 <= count; i += 8) {
     const __m512i word = _mm512_loadu_si512(words + 8 * i);
@@ -57,7 +58,7 @@ constexpr int kCarry = 0xd4;  // of (s, a, s'): majority(s, a, s ^ a ^ s')
 // additional moves cost a tenth of the speed.
 template <size_t groups, size_t pixels>
 void Tile(const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& window, const uint8_t* filters,
-          size_t lanes, int32_t* differing) {
+          size_t lanes, int32_t* counted) {
   __m512i ones[pixels][groups];  // s
   __m512i twos[pixels][groups];  // counted carries
 #define BNNFX_EACH_PIXEL _Pragma("GCC unroll 8") for (size_t p = 0; p < pixels; ++p)
@@ -95,7 +96,7 @@ void Tile(const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& win
   }
   BNNFX_EACH_PIXEL BNNFX_EACH_GROUP {
     const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(twos[p][g], 1), _mm512_popcnt_epi32(ones[p][g]));
-    _mm512_storeu_si512(differing + p * kBlock + g * kLanes, sum);
+    _mm512_storeu_si512(counted + p * kBlock + g * kLanes, sum);
   }
 #undef BNNFX_EACH_PIXEL
 #undef BNNFX_EACH_GROUP
@@ -103,27 +104,28 @@ void Tile(const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& win
 
 template <size_t groups>
 void TileOf(size_t pixels, const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& window,
-            const uint8_t* filters, size_t lanes, int32_t* differing) {
+            const uint8_t* filters, size_t lanes, int32_t* counted) {
   switch (pixels) {
     case 1:
-      return Tile<groups, 1>(image, pixel_offset, window, filters, lanes, differing);
+      return Tile<groups, 1>(image, pixel_offset, window, filters, lanes, counted);
     case 2:
-      return Tile<groups, 2>(image, pixel_offset, window, filters, lanes, differing);
+      return Tile<groups, 2>(image, pixel_offset, window, filters, lanes, counted);
     case 3:
-      return Tile<groups, 3>(image, pixel_offset, window, filters, lanes, differing);
+      return Tile<groups, 3>(image, pixel_offset, window, filters, lanes, counted);
     case 4:
-      return Tile<groups, 4>(image, pixel_offset, window, filters, lanes, differing);
+      return Tile<groups, 4>(image, pixel_offset, window, filters, lanes, counted);
     case 5:
-      return Tile<groups, 5>(image, pixel_offset, window, filters, lanes, differing);
+      return Tile<groups, 5>(image, pixel_offset, window, filters, lanes, counted);
     default:
-      return Tile<groups, kPixels>(image, pixel_offset, window, filters, lanes, differing);
+      return Tile<groups, kPixels>(image, pixel_offset, window, filters, lanes, counted);
   }
 }
 
 // Asks for the cache lines that the results of a tile will be added to and stored to. They may be far away: with several
 // images, streams do not fit into the second-level cache. Inlined by force: GCC takes a function that only prefetches
 // for one without effect, and drops its calls.
-__attribute__((always_inline)) inline void Fetch(const Streams& streams, size_t first_pixel, size_t last_pixel, size_t lane) {
+__attribute__((always_inline)) inline void Fetch(const Streams& streams, size_t first_pixel, size_t last_pixel,
+                                                 size_t lane) {
   if (streams.residual == nullptr && streams.out == nullptr) return;
   for (size_t p = first_pixel; p < last_pixel; ++p) {
     const size_t offset = streams.pixel[p] * streams.stride;
@@ -135,7 +137,7 @@ __attribute__((always_inline)) inline void Fetch(const Streams& streams, size_t 
 }
 
 void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, const Window& window,
-           const uint8_t* filters, size_t lanes, const Streams& streams, int32_t* differing) {
+           const uint8_t* filters, size_t lanes, const Streams& streams, int32_t* counted) {
   const size_t tiles = (pixels + kPixels - 1) / kPixels;
   for (size_t lane = 0; lane < lanes; lane += 2 * kLanes) {
     const bool one = lanes - lane == kLanes;
@@ -144,7 +146,7 @@ void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, c
       const size_t end = pixels * (tile + 1) / tiles;
       Fetch(streams, first, end, lane);
       (one ? TileOf<1> : TileOf<2>)(end - first, image, pixel_offset + first, window, filters + 4 * lane, lanes,
-                                    differing + first * kBlock + lane);
+                                    counted + first * kBlock + lane);
       first = end;
     }
   }
@@ -152,8 +154,9 @@ void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, c
 
 }  // namespace
 
-extern const Kernel kAvx512 = {Isa::kAvx512,    kLanes,           8,     8, &PrepareInput,
-                               &PrepareFilters, &Count, &ThresholdLanes<Avx512Lanes>, &EpilogueLanes<Avx512Lanes>};
+extern const Kernel kAvx512 = {
+    Isa::kAvx512, false, 48, 1, kLanes, 8, 8, nullptr, nullptr, &PrepareInput, &PrepareFilters, 1, nullptr, &Count,
+    &ThresholdLanes<Avx512Lanes>, &EpilogueLanes<Avx512Lanes>};
 
 }  // namespace conv
 }  // namespace bnnfx

@@ -1,6 +1,7 @@
 #include "convolution.h"
 
 #include <algorithm>
+#include <bitset>
 #include <cstring>
 #include <limits>
 #include <map>
@@ -13,6 +14,7 @@ namespace {
 
 const Kernel* const kKernels[] = {
 #if BNNFX_X86_KERNELS
+    &kAmx,
     &kAvx512,
     &kAvx2,
 #elif BNNFX_ARM_KERNELS
@@ -25,14 +27,6 @@ const Kernel* const kKernels[] = {
 // kernel.
 constexpr uint64_t kProductsPerTask = uint64_t{5} * 1000 * 1000;
 constexpr size_t kTasks = 32;  // enough for any number of threads to share an image evenly
-
-// Taps [first, last) of a window that lie inside the map.
-struct Inside {
-  int64_t first, last;
-  bool operator<(const Inside& other) const {
-    return std::pair(first, last) < std::pair(other.first, other.last);
-  }
-};
 
 int64_t OutputSize(int64_t size, int64_t kernel, int64_t stride, int64_t begin, int64_t end, int64_t dilation) {
   const int64_t room = size + begin + end - dilation * (kernel - 1) - 1;
@@ -48,6 +42,9 @@ Inside InsideTaps(int64_t out, int64_t size, int64_t kernel, int64_t stride, int
   return first < last ? Inside{first, last} : Inside{0, 0};
 }
 
+// A word whose `count` (1 to 64) lowest bits are set.
+uint64_t FirstBits(size_t count) { return count < 64 ? (uint64_t{1} << count) - 1 : ~uint64_t{0}; }
+
 // `count` (1 to 64) bits of a row from bit `first` on; what is beyond the row is not read.
 uint64_t Bits(const uint8_t* row, size_t first, size_t count) {
   const size_t shift = first % 64;
@@ -59,22 +56,49 @@ uint64_t Bits(const uint8_t* row, size_t first, size_t count) {
     std::memcpy(&next, row + first / 64 * 8 + 8, 8);
     word |= next << (64 - shift);
   }
-  return count < 64 ? word & ((uint64_t{1} << count) - 1) : word;
+  return word & FirstBits(count);
 }
 
-// Cuts `pixels` pixels from `first` on into strips of nearly equal size, at most `largest`.
-void AddStrips(size_t first, size_t pixels, size_t border_class, size_t largest, std::vector<Strip>* strips) {
-  const size_t count = (pixels + largest - 1) / largest;
+// Cuts the windows of one class, which are the last ones of plan->offset, into strips of nearly equal size, at most
+// `largest`.
+void AddStrips(size_t first, size_t largest, Plan* plan) {
+  const size_t windows = plan->offset.size() - first;
+  const size_t count = (windows + largest - 1) / largest;
   for (size_t i = 0; i < count; ++i) {
-    const size_t begin = pixels * i / count;
-    const size_t end = pixels * (i + 1) / count;
-    strips->push_back({first + begin, end - begin, border_class});
+    const size_t begin = first + windows * i / count;
+    const size_t end = first + windows * (i + 1) / count;
+    plan->strips.push_back({begin, end - begin, begin, end - begin, plan->classes.size() - 1});
+    for (size_t row = 0; row < end - begin; ++row) plan->row.push_back(static_cast<uint8_t>(row));
+  }
+}
+
+// The same for tiles: windows whose distance from the first one of a tile is a multiple of the step, less than kTile
+// of it, are of that tile. Puts tiles in the place of windows.
+void AddTiledStrips(size_t largest, Plan* plan) {
+  const std::vector<ptrdiff_t> windows = std::move(plan->offset);
+  const size_t largest_tiles = largest / kTile;
+  plan->offset.clear();
+  for (size_t i = 0; i < windows.size(); ++i) {
+    const ptrdiff_t from_first = plan->offset.empty() ? 0 : windows[i] - plan->offset.back();
+    const bool fits = !plan->offset.empty() && from_first < static_cast<ptrdiff_t>(kTile) * plan->step &&
+                      from_first % plan->step == 0;
+    if (!fits) {
+      if (plan->strips.empty() || plan->strips.back().windows == largest_tiles) {
+        plan->strips.push_back({i, 0, plan->offset.size(), 0, 0});
+      }
+      plan->offset.push_back(windows[i]);
+      ++plan->strips.back().windows;
+    }
+    Strip& strip = plan->strips.back();
+    const auto in_tile = static_cast<size_t>((windows[i] - plan->offset.back()) / plan->step);
+    plan->row.push_back(static_cast<uint8_t>(kTile * (strip.windows - 1) + in_tile));
+    ++strip.pixels;
   }
 }
 
 }  // namespace
 
-Convolution::Convolution(const Info& info) : kernel_(Choose(kKernels)) {
+Convolution::Convolution(const Info& info) : isa_(AllowedIsa()) {
   channels_ = info.Integer("channels");
   const int64_t groups = info.Integer("groups");
   strides_ = info.Integers("strides", 2, 1);
@@ -99,36 +123,58 @@ Convolution::Convolution(const Info& info) : kernel_(Choose(kKernels)) {
   kernel_shape_[1] = weight.dims[2];
   row_bytes_ = static_cast<size_t>(RowBytes(channels_));
   pixel_words_ = static_cast<size_t>(weight.dims[3]) / 8;
-  PrepareFilters(weight);
-}
-
-void Convolution::PrepareFilters(const Tensor& weight) {
-  const size_t words = static_cast<size_t>(kernel_shape_[0] * kernel_shape_[1]) * pixel_words_;
+  in_order_ = groups_ > 1;
   const size_t group_channels = out_channels_ / groups_;
-  size_t bytes = 0;
   for (size_t group = 0; group < groups_; ++group) {
     for (size_t first = 0; first < group_channels; first += kBlock) {
-      const size_t channels = std::min(kBlock, group_channels - first);
-      const size_t lanes = (channels + kernel_.lane_step - 1) / kernel_.lane_step * kernel_.lane_step;
-      blocks_.push_back({group, group * group_channels + first, channels, lanes, bytes});
-      bytes += (words * lanes * kernel_.filter_word_bytes + kAlign - 1) / kAlign * kAlign;
+      blocks_.push_back({group, group * group_channels + first, std::min(kBlock, group_channels - first)});
     }
   }
-  filter_storage_.resize(bytes + kAlign - 1);
-  void* start = filter_storage_.data();
-  size_t space = filter_storage_.size();
-  auto* filters = static_cast<uint8_t*>(std::align(kAlign, bytes, start, space));
-  filters_ = filters;
+  const size_t words = static_cast<size_t>(kernel_shape_[0] * kernel_shape_[1]) * pixel_words_;
+  weight_.assign(weight.Data<uint8_t>(), weight.Data<uint8_t>() + out_channels_ * words * 8);
+}
+
+const Kernel& Convolution::KernelFor(const int64_t (&size)[2], const int64_t (&out)[2]) const {
+  const auto padded = [&](size_t axis) { return size[axis] + pads_[axis] + pads_[axis + 2]; };
+  // Zeros around the map are read like others, so there should not be more of them than of others.
+  const bool mostly_inside = padded(0) <= 2 * size[0] && padded(1) <= 2 * size[1] &&
+                             padded(0) * padded(1) <= 2 * size[0] * size[1];
+  for (const Kernel* kernel : kKernels) {
+    if (kernel->isa > isa_ || out[0] * out[1] < static_cast<int64_t>(kernel->least_pixels)) continue;
+    if (!kernel->multiplies || mostly_inside) return *kernel;
+  }
+  return kPortable;
+}
+
+const Filters* Convolution::FiltersFor(const Kernel& kernel) const {
+  const std::lock_guard<std::mutex> lock(filters_mutex_);
+  const auto there = filters_.find(&kernel);
+  if (there != filters_.end()) return &there->second;
+  const size_t words = static_cast<size_t>(kernel_shape_[0] * kernel_shape_[1]) * pixel_words_;
+  Filters filters;
+  size_t bytes = 0;
   for (const Block& block : blocks_) {
+    const size_t lanes = (block.channels + kernel.lane_step - 1) / kernel.lane_step * kernel.lane_step;
+    filters.parts.push_back({lanes, bytes});
+    bytes += (words * lanes * kernel.filter_word_bytes + kAlign - 1) / kAlign * kAlign;
+  }
+  filters.storage.resize(bytes + kAlign - 1);
+  void* start = filters.storage.data();
+  size_t space = filters.storage.size();
+  auto* data = static_cast<uint8_t*>(std::align(kAlign, bytes, start, space));
+  filters.data = data;  // stays where it is when `filters` moves
+  for (size_t b = 0; b < blocks_.size(); ++b) {
+    const size_t lanes = filters.parts[b].lanes;
     for (size_t k = 0; k < words; ++k) {
       uint64_t row[kBlock] = {};
-      for (size_t c = 0; c < block.channels; ++c) {
-        std::memcpy(&row[c], weight.Data<uint8_t>() + ((block.first_channel + c) * words + k) * 8, 8);
+      for (size_t c = 0; c < blocks_[b].channels; ++c) {
+        std::memcpy(&row[c], weight_.data() + ((blocks_[b].first_channel + c) * words + k) * 8, 8);
       }
-      kernel_.prepare_filters(row, block.lanes,
-                              filters + block.filter_offset + k * block.lanes * kernel_.filter_word_bytes);
+      kernel.prepare_filters(row, lanes, data + filters.parts[b].offset + k * lanes * kernel.filter_word_bytes);
     }
   }
+  filters.bytes = bytes;
+  return &filters_.emplace(&kernel, std::move(filters)).first->second;
 }
 
 Tensor Convolution::CheckedInput(const Context& context) const {
@@ -164,32 +210,44 @@ std::shared_ptr<const Plan> Convolution::MakePlan(int64_t height, int64_t width)
   Require(out[0] <= std::numeric_limits<uint32_t>::max() / out[1],
           "the result of " + Describe({out[0], out[1]}) + " pixels is too large; the map has " +
               Describe({height, width}) + ", pads = " + Describe(pads_));
+  const Kernel& kernel = KernelFor(size, out);
+  const bool padded = kernel.multiplies;  // the prepared map, with zeros
+  const int64_t begin[2] = {padded ? 0 : pads_[0], padded ? 0 : pads_[1]};
+  const int64_t prepared[2] = {height + (padded ? pads_[0] + pads_[2] : 0), width + (padded ? pads_[1] + pads_[3] : 0)};
   std::map<Inside, std::vector<int64_t>> positions[2];  // output positions of an axis, by the taps inside
   for (size_t axis = 0; axis < 2; ++axis) {
     for (int64_t i = 0; i < out[axis]; ++i) {
       const Inside taps =
-          InsideTaps(i, size[axis], kernel_shape_[axis], strides_[axis], pads_[axis], dilations_[axis]);
+          InsideTaps(i, prepared[axis], kernel_shape_[axis], strides_[axis], begin[axis], dilations_[axis]);
       positions[axis][taps].push_back(i);
     }
   }
 
   auto plan = std::make_shared<Plan>();
+  plan->kernel = &kernel;
+  plan->filters = FiltersFor(kernel);
   plan->height = height;
   plan->width = width;
+  plan->top = padded ? pads_[0] : 0;
+  plan->left = padded ? pads_[1] : 0;
+  plan->prepared_height = prepared[0];
+  plan->prepared_width = prepared[1];
   plan->out_height = out[0];
   plan->out_width = out[1];
-  const auto pixel = static_cast<ptrdiff_t>(pixel_words_ * kernel_.input_word_bytes);
-  const auto row = static_cast<ptrdiff_t>(width) * pixel;
+  const auto pixel = static_cast<ptrdiff_t>(pixel_words_ * kernel.input_word_bytes);
+  const auto row = static_cast<ptrdiff_t>(prepared[1]) * pixel;
+  plan->step = static_cast<ptrdiff_t>(strides_[1]) * pixel;
   const bool whole_rows = dilations_[1] == 1;  // the taps of a row are neighbors
   // The fewer pixels, the shorter the strips: chunks are made of whole ones.
   const auto pixels = static_cast<size_t>(out[0] * out[1]);
-  const size_t strip = std::min(kStrip, std::max(kStrip / 2, pixels / 16));
+  const size_t strip = std::min(kernel.strip, std::max(kernel.strip / 2, pixels / 16));
   for (const auto& [rows, ys] : positions[0]) {
     for (const auto& [columns, xs] : positions[1]) {
       Plan::BorderClass border;
       const int64_t taps = (rows.last - rows.first) * (columns.last - columns.first);
-      border.products = static_cast<int32_t>(taps * (channels_ / static_cast<int64_t>(groups_)));
+      border.products = static_cast<uint64_t>(taps * (channels_ / static_cast<int64_t>(groups_)));
       border.run_words = pixel_words_ * static_cast<size_t>(whole_rows ? columns.last - columns.first : 1);
+      border.base = Base(kernel, rows, columns);
       for (int64_t i = rows.first; taps != 0 && i < rows.last; ++i) {
         for (int64_t j = columns.first; j < (whole_rows ? columns.first + 1 : columns.last); ++j) {
           border.runs.push_back({(i - rows.first) * dilations_[0] * row + (j - columns.first) * dilations_[1] * pixel,
@@ -199,27 +257,55 @@ std::shared_ptr<const Plan> Convolution::MakePlan(int64_t height, int64_t width)
       const size_t first = plan->pixel.size();
       for (const int64_t y : ys) {
         for (const int64_t x : xs) {
-          const int64_t top = y * strides_[0] - pads_[0] + rows.first * dilations_[0];
-          const int64_t left = x * strides_[1] - pads_[1] + columns.first * dilations_[1];
+          const int64_t top = y * strides_[0] - begin[0] + rows.first * dilations_[0];
+          const int64_t left = x * strides_[1] - begin[1] + columns.first * dilations_[1];
           plan->pixel.push_back(static_cast<uint32_t>(y * out[1] + x));
-          plan->pixel_offset.push_back(taps == 0 ? 0 : top * row + left * pixel);
+          plan->offset.push_back(taps == 0 ? 0 : top * row + left * pixel);
         }
       }
-      AddStrips(first, plan->pixel.size() - first, plan->classes.size(), strip, &plan->strips);
       plan->classes.push_back(std::move(border));
+      if (!padded) AddStrips(first, strip, plan.get());
     }
   }
+  if (padded) AddTiledStrips(strip, plan.get());
   MakeChunks(plan.get());
   return plan;
 }
 
+std::vector<int32_t> Convolution::Base(const Kernel& kernel, const Inside& rows, const Inside& columns) const {
+  std::vector<int32_t> base(Slots(), 0);
+  if (kernel.multiplies) return base;
+  const int64_t products = (rows.last - rows.first) * (columns.last - columns.first) * channels_ /
+                           static_cast<int64_t>(groups_);
+  for (size_t b = 0; b < blocks_.size(); ++b) {
+    for (size_t c = 0; c < blocks_[b].channels; ++c) {
+      int32_t& value = base[b * kBlock + c];
+      value = static_cast<int32_t>(products);
+      if (low_ == -1) continue;
+      value = 0;  // the weights that are +1
+      for (int64_t i = rows.first; i < rows.last; ++i) {
+        const auto filter = static_cast<int64_t>(blocks_[b].first_channel + c);
+        const int64_t first_tap = (filter * kernel_shape_[0] + i) * kernel_shape_[1] + columns.first;
+        const size_t first = static_cast<size_t>(first_tap) * pixel_words_;
+        const size_t words = static_cast<size_t>(columns.last - columns.first) * pixel_words_;
+        for (size_t k = first; k < first + words; ++k) {
+          uint64_t word;
+          std::memcpy(&word, weight_.data() + k * 8, 8);
+          value += static_cast<int32_t>(std::bitset<64>(word).count());
+        }
+      }
+    }
+  }
+  return base;
+}
+
 void Convolution::MakeChunks(Plan* plan) const {
   const auto work = [&](const Strip& strip) {  // of all blocks; a strip is never without any
-    return strip.pixels * (static_cast<uint64_t>(plan->classes[strip.border_class].products) * out_channels_ + 1);
+    return strip.pixels * (plan->classes[strip.border_class].products * out_channels_ + 1);
   };
   uint64_t total = 0;
   for (const Strip& strip : plan->strips) total += work(strip);
-  const size_t blocks = groups_ == 1 ? blocks_.size() : 1;
+  const size_t blocks = in_order_ ? 1 : blocks_.size();
   const uint64_t tasks = std::min<uint64_t>(kTasks, total / kProductsPerTask);
   const uint64_t chunks = std::max<uint64_t>(1, tasks / blocks);
   plan->chunks.push_back(0);
@@ -231,22 +317,42 @@ void Convolution::MakeChunks(Plan* plan) const {
   plan->chunks.push_back(plan->strips.size());
 }
 
-void Convolution::PrepareImage(const uint8_t* source, size_t pixels, uint8_t* target) const {
-  if (groups_ == 1) return kernel_.prepare_input(source, pixels * pixel_words_, target);
+void Convolution::PrepareRows(const Plan& plan, const uint8_t* source, size_t first, size_t last,
+                              uint8_t* target) const {
+  const Kernel& kernel = *plan.kernel;
   const size_t group_channels = static_cast<size_t>(channels_) / groups_;
-  const size_t word_bytes = kernel_.input_word_bytes;
+  const size_t pixel_bytes = pixel_words_ * kernel.input_word_bytes;
+  const size_t row_bytes = static_cast<size_t>(plan.prepared_width) * pixel_bytes;
+  const auto left = static_cast<size_t>(plan.left);
+  const auto width = static_cast<size_t>(plan.width);
+  const Pixel form{pixel_words_, FirstBits(group_channels - (pixel_words_ - 1) * 64), low_};
   for (size_t group = 0; group < groups_; ++group) {
-    for (size_t p = 0; p < pixels; ++p) {
-      for (size_t word = 0; word < pixel_words_; ++word, target += word_bytes) {
-        const size_t first = word * 64;
-        const uint64_t bits = Bits(source + p * row_bytes_, group * group_channels + first,
-                                   std::min<size_t>(64, group_channels - first));
-        uint8_t bytes[8];
-        std::memcpy(bytes, &bits, 8);
-        if (kernel_.prepare_input != nullptr) {
-          kernel_.prepare_input(bytes, 1, target);
-        } else {
-          std::memcpy(target, bytes, 8);
+    for (size_t y = first; y < last; ++y) {
+      uint8_t* row = target + (group * static_cast<size_t>(plan.prepared_height) + y) * row_bytes;
+      const auto from = static_cast<int64_t>(y) - plan.top;
+      if (from < 0 || from >= plan.height) {
+        std::memset(row, 0, row_bytes);
+        continue;
+      }
+      std::memset(row, 0, left * pixel_bytes);
+      std::memset(row + (left + width) * pixel_bytes, 0, row_bytes - (left + width) * pixel_bytes);
+      row += left * pixel_bytes;
+      const uint8_t* pixel = source + static_cast<size_t>(from) * width * row_bytes_;
+      if (groups_ == 1) {
+        kernel.prepare_input(pixel, width, form, row);
+        continue;
+      }
+      for (size_t x = 0; x < width; ++x, pixel += row_bytes_) {
+        for (size_t word = 0; word < pixel_words_; ++word, row += kernel.input_word_bytes) {
+          const size_t count = std::min<size_t>(64, group_channels - word * 64);
+          const uint64_t bits = Bits(pixel, group * group_channels + word * 64, count);
+          uint8_t bytes[8];
+          std::memcpy(bytes, &bits, 8);
+          if (kernel.prepare_input != nullptr) {
+            kernel.prepare_input(bytes, 1, Pixel{1, FirstBits(count), low_}, row);
+          } else {
+            std::memcpy(row, bytes, 8);
+          }
         }
       }
     }

@@ -3,8 +3,11 @@
 #ifndef BNNFX_CONV_CONVOLUTION_H_
 #define BNNFX_CONV_CONVOLUTION_H_
 
+#include <algorithm>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "../ort.h"
@@ -14,27 +17,21 @@
 namespace bnnfx {
 namespace conv {
 
+// Taps [first, last) of a window, along one axis, that lie inside the map.
+struct Inside {
+  int64_t first, last;
+  bool operator<(const Inside& other) const {
+    return std::pair(first, last) < std::pair(other.first, other.last);
+  }
+};
+
 // A stretch of output pixels of one border class (kernel.h, step 2), in the order of Plan::pixel.
 struct Strip {
   size_t first;
   size_t pixels;        // 1 to kStrip
+  size_t first_window;  // or tile, of Plan::offset
+  size_t windows;       // or tiles
   size_t border_class;  // of Plan::classes
-};
-
-// What depends on the size of the input map, and not on its contents.
-struct Plan {
-  struct BorderClass {
-    std::vector<Run> runs;
-    size_t run_words;
-    int32_t products;
-  };
-  int64_t height, width;  // of the input
-  int64_t out_height, out_width;
-  std::vector<BorderClass> classes;
-  std::vector<Strip> strips;
-  std::vector<size_t> chunks;           // where stretches of strips begin that take about equally long; and the end
-  std::vector<uint32_t> pixel;          // of the output map, row by row; sorted by class
-  std::vector<ptrdiff_t> pixel_offset;  // where its window starts: bytes from the first pixel of the prepared map
 };
 
 // A stretch of output channels of one group that is computed together.
@@ -42,8 +39,40 @@ struct Block {
   size_t group;
   size_t first_channel;  // of all output channels
   size_t channels;       // 1 to kBlock
-  size_t lanes;          // channels, rounded up as the kernel needs it
-  size_t filter_offset;  // bytes into the prepared filters
+};
+
+// The weight as one kernel needs it.
+struct Filters {
+  struct Part {
+    size_t lanes;   // the block's channels, rounded up as the kernel needs it
+    size_t offset;  // bytes
+  };
+  std::vector<Part> parts;  // by block
+  std::vector<uint8_t> storage;
+  const uint8_t* data;  // into the storage, aligned
+  size_t bytes;         // from there
+};
+
+// What depends on the size of the input map, and not on its contents.
+struct Plan {
+  struct BorderClass {
+    std::vector<Run> runs;
+    size_t run_words;
+    uint64_t products;
+    std::vector<int32_t> base;  // [slots]
+  };
+  const Kernel* kernel;
+  const Filters* filters;
+  int64_t height, width;                                            // of the input
+  int64_t top, left, prepared_height, prepared_width;               // of the prepared map: where the input starts in it
+  int64_t out_height, out_width;
+  std::vector<BorderClass> classes;
+  std::vector<Strip> strips;
+  std::vector<size_t> chunks;           // where stretches of strips begin that take about equally long; and the end
+  std::vector<uint32_t> pixel;          // of the output map, row by row; sorted by class
+  std::vector<uint8_t> row;             // as in Counts
+  std::vector<ptrdiff_t> offset;        // of windows or tiles: bytes from the first pixel of the prepared map
+  ptrdiff_t step;                       // as in Window
 };
 
 // What Convolution::Run hands out: the counts of a strip of pixels and a block of channels.
@@ -57,14 +86,13 @@ struct Part {
 
 class Convolution {
  public:
-  // Reads attributes and the constant weight (input 1), checks them and prepares the weight.
+  // Reads attributes and the constant weight (input 1), and checks them.
   explicit Convolution(const Info& info);
 
   size_t OutChannels() const { return out_channels_; }
   size_t Slots() const { return blocks_.size() * kBlock; }
   size_t Groups() const { return groups_; }
   const std::vector<Block>& Blocks() const { return blocks_; }
-  const Kernel& Row() const { return kernel_; }
 
   // Input 0, checked.
   Tensor CheckedInput(const Context& context) const;
@@ -79,39 +107,65 @@ class Convolution {
            const Sink& sink) const {
     const size_t images = static_cast<size_t>(x.dims[0]);
     if (images == 0) return;
+    const Kernel& kernel = *plan.kernel;
     const size_t map = static_cast<size_t>(plan.height * plan.width);
-    const size_t group_bytes = map * pixel_words_ * kernel_.input_word_bytes;
+    const size_t rows = static_cast<size_t>(plan.prepared_height);
+    const size_t group_bytes = rows * static_cast<size_t>(plan.prepared_width) * pixel_words_ * kernel.input_word_bytes;
     const size_t image_bytes = groups_ * group_bytes;
-    const bool prepares = groups_ > 1 || kernel_.prepare_input != nullptr;
-    const Scratch::Lease scratch = scratch_.Take(prepares ? images * image_bytes : 0);
+    const bool prepares = groups_ > 1 || kernel.prepare_input != nullptr;
+    const bool expands = kernel.expand_filters != nullptr;
+    const size_t filter_bytes = expands ? plan.filters->bytes * kernel.expansion : 0;
+    const size_t beyond = kernel.multiplies ? kTile * static_cast<size_t>(plan.step) : 0;
+    const Scratch::Lease scratch =
+        SharedScratch().Take(filter_bytes + (prepares ? images * image_bytes + beyond : 0));
+    const uint8_t* filters_data = plan.filters->data;
+    if (expands) {
+      const size_t parts = std::max<size_t>(1, filter_bytes / kBytesPerTask);
+      context.ParallelFor(parts, [&](size_t task) {
+        const size_t words = plan.filters->bytes / 8;
+        const size_t first = words * task / parts * 8;
+        const size_t last = words * (task + 1) / parts * 8;
+        kernel.expand_filters(filters_data + first, last - first, scratch.data() + first * kernel.expansion);
+      });
+      filters_data = scratch.data();
+    }
     const uint8_t* source = x.Data<uint8_t>();
     if (prepares) {
-      context.ParallelFor(images, [&](size_t image) {
-        PrepareImage(source + image * map * row_bytes_, map, scratch.data() + image * image_bytes);
+      uint8_t* prepared = scratch.data() + filter_bytes;
+      const size_t bands = std::min(rows, std::max<size_t>(1, group_bytes / kBytesPerTask));
+      context.ParallelFor(images * bands, [&](size_t task) {
+        const size_t image = task / bands;
+        const size_t band = task % bands;
+        PrepareRows(plan, source + image * map * row_bytes_, rows * band / bands, rows * (band + 1) / bands,
+                    prepared + image * image_bytes);
       });
-      source = scratch.data();
+      source = prepared;
     }
     const size_t chunks = plan.chunks.size() - 1;
-    const size_t block_steps = groups_ == 1 ? blocks_.size() : 1;
+    const size_t block_steps = in_order_ ? 1 : blocks_.size();
     // Chunk by chunk, so that threads do not write to the same cache lines: those hold a pixel's values of all blocks.
     context.ParallelFor(images * block_steps * chunks, [&](size_t task) {
+      const KernelUse use(kernel);
       const size_t block_step = task % block_steps;
       const size_t chunk = task / block_steps % chunks;
       const size_t image = task / block_steps / chunks;
-      alignas(64) int32_t differing[kStrip * kBlock];
-      const size_t last_block = groups_ == 1 ? block_step + 1 : blocks_.size();
+      alignas(64) int32_t counted[kStrip * kBlock];
+      const size_t last_block = in_order_ ? blocks_.size() : block_step + 1;
       for (size_t s = plan.chunks[chunk]; s < plan.chunks[chunk + 1]; ++s) {
         const Strip& strip = plan.strips[s];
         const Plan::BorderClass& border = plan.classes[strip.border_class];
-        const Window window{border.runs.data(), border.runs.size(), border.run_words};
+        const Window window{border.runs.data(), border.runs.size(), border.run_words, plan.step};
         for (size_t b = block_step; b < last_block; ++b) {
           const Block& block = blocks_[b];
-          const Part part{Counts{differing, border.products, strip.pixels, block.lanes}, image,
-                          plan.pixel.data() + strip.first, b * kBlock, &block};
+          const Filters::Part& filters = plan.filters->parts[b];
+          const size_t slot = b * kBlock;
+          const Counts counts{counted, plan.row.data() + strip.first, border.base.data() + slot,
+                              doubled_ && !kernel.multiplies, strip.pixels, filters.lanes};
+          const Part part{counts, image, plan.pixel.data() + strip.first, slot, &block};
           const Streams streams = streams_of(part);
-          kernel_.count(source + image * image_bytes + block.group * group_bytes,
-                        plan.pixel_offset.data() + strip.first, strip.pixels, window, filters_ + block.filter_offset,
-                        block.lanes, streams, differing);
+          kernel.count(source + image * image_bytes + block.group * group_bytes,
+                       plan.offset.data() + strip.first_window, strip.windows, window,
+                       filters_data + filters.offset * kernel.expansion, filters.lanes, streams, counted);
           sink(part, streams);
         }
       }
@@ -119,25 +173,47 @@ class Convolution {
   }
 
  private:
-  void PrepareFilters(const Tensor& weight);
+  static constexpr size_t kBytesPerTask = 65536;  // prepared by one thread
+
+  struct KernelUse {
+    explicit KernelUse(const Kernel& used) : kernel(used) {
+      if (kernel.begin != nullptr) kernel.begin();
+    }
+    KernelUse(const KernelUse&) = delete;
+    KernelUse& operator=(const KernelUse&) = delete;
+    ~KernelUse() {
+      if (kernel.end != nullptr) kernel.end();
+    }
+    const Kernel& kernel;
+  };
+
+  // The first kernel that is allowed and suits maps like this one.
+  const Kernel& KernelFor(const int64_t (&size)[2], const int64_t (&out)[2]) const;
+  // The weight for a kernel, prepared once.
+  const Filters* FiltersFor(const Kernel& kernel) const;
   std::shared_ptr<const Plan> MakePlan(int64_t height, int64_t width) const;
-  // Writes the prepared form of one image's map of `pixels` pixels, its groups apart.
-  void PrepareImage(const uint8_t* source, size_t pixels, uint8_t* target) const;
+  // acc of each slot before anything is counted, where the taps [first, last) of both axes are inside the map.
+  std::vector<int32_t> Base(const Kernel& kernel, const Inside& rows, const Inside& columns) const;
+  // Writes the prepared form of rows [first, last) of one image's prepared map, its groups apart.
+  void PrepareRows(const Plan& plan, const uint8_t* source, size_t first, size_t last, uint8_t* target) const;
   void MakeChunks(Plan* plan) const;
 
-  const Kernel& kernel_;
+  Isa isa_;
   int64_t channels_ = 0;  // of the input, all groups
   std::vector<int64_t> strides_, pads_, dilations_;
   size_t groups_ = 1;
+  int32_t low_ = -1;    // value of a zero bit of the map
+  bool doubled_ = true;  // low_ is -1: products differ by 2
+  bool in_order_ = false;
   size_t out_channels_ = 0;
   int64_t kernel_shape_[2] = {1, 1};
   size_t row_bytes_ = 0;    // of a pixel of the input
   size_t pixel_words_ = 0;  // 64-bit words of a pixel of one group
   std::vector<Block> blocks_;
-  std::vector<uint8_t> filter_storage_;
-  const uint8_t* filters_ = nullptr;  // into the storage, aligned
+  std::vector<uint8_t> weight_;  // packed
 
-  mutable Scratch scratch_;
+  mutable std::mutex filters_mutex_;
+  mutable std::map<const Kernel*, Filters> filters_;
   mutable std::mutex plan_mutex_;
   mutable std::shared_ptr<const Plan> plan_;
 };

@@ -13,33 +13,45 @@ namespace bnnfx {
 namespace conv {
 namespace {
 
-template <class Lanes, size_t vectors>
-inline uint64_t ThresholdVectors(const Counts& counts, const int32_t* differing, const int32_t* threshold) {
+// kernel.h: the accumulators of one vector.
+template <class Integers, bool doubled>
+inline Integers Accumulators(Integers base, const int32_t* from) {
+  const Integers counted = Load<Integers>(from);
+  return doubled ? base - (counted + counted) : base - counted;
+}
+
+template <class Lanes, bool doubled, size_t vectors>
+inline uint64_t ThresholdVectors(const int32_t* base, const int32_t* counted, const int32_t* threshold) {
   using Integers = typename Lanes::Integers;
   uint64_t word = 0;
   _Pragma("GCC unroll 4") for (size_t i = 0; i < vectors; ++i) {
-    const Integers d = Load<Integers>(differing + i * Lanes::kWidth);
-    const Integers least = Load<Integers>(threshold + i * Lanes::kWidth);
-    word |= static_cast<uint64_t>(Lanes::AtLeast(counts.products - (d + d), least)) << (i * Lanes::kWidth);
+    const size_t at = i * Lanes::kWidth;
+    const Integers acc = Accumulators<Integers, doubled>(Load<Integers>(base + at), counted + at);
+    word |= static_cast<uint64_t>(Lanes::AtLeast(acc, Load<Integers>(threshold + at))) << at;
   }
   return word;
 }
 
-template <class Lanes>
-void ThresholdLanes(const Counts& counts, const int32_t* threshold, uint64_t* bits) {
+template <class Lanes, bool doubled>
+void ThresholdStrip(const Counts& counts, const int32_t* threshold, uint64_t* bits) {
   constexpr size_t width = Lanes::kWidth;
   for (size_t p = 0; p < counts.pixels; ++p) {
-    const int32_t* differing = counts.differing + p * kBlock;
+    const int32_t* counted = counts.counted + counts.row[p] * kBlock;
     uint64_t word = 0;
     size_t lane = 0;
     for (; lane + 4 * width <= counts.lanes; lane += 4 * width) {
-      word |= ThresholdVectors<Lanes, 4>(counts, differing + lane, threshold + lane) << lane;
+      word |= ThresholdVectors<Lanes, doubled, 4>(counts.base + lane, counted + lane, threshold + lane) << lane;
     }
     for (; lane < counts.lanes; lane += width) {
-      word |= ThresholdVectors<Lanes, 1>(counts, differing + lane, threshold + lane) << lane;
+      word |= ThresholdVectors<Lanes, doubled, 1>(counts.base + lane, counted + lane, threshold + lane) << lane;
     }
     bits[p] = word;
   }
+}
+
+template <class Lanes>
+void ThresholdLanes(const Counts& counts, const int32_t* threshold, uint64_t* bits) {
+  (counts.doubled ? ThresholdStrip<Lanes, true> : ThresholdStrip<Lanes, false>)(counts, threshold, bits);
 }
 
 // Choosing what a step does takes about as long as doing it for four vectors, so a tile has more.
@@ -47,7 +59,7 @@ constexpr size_t kTilePixels = 4;
 
 // `vectors` neighboring vectors of `pixels` pixels stay in registers from step to step. With `whole` all their
 // channels exist; otherwise the values of a stream are moved one vector at a time through memory.
-template <class Lanes, size_t pixels, size_t vectors, bool whole>
+template <class Lanes, bool doubled, size_t pixels, size_t vectors, bool whole>
 inline void EpilogueTile(const Counts& counts, const Step* steps, size_t step_count, size_t slot, const Streams& streams,
                          size_t first_pixel, size_t first_lane, uint64_t* bits) {
   using Floats = typename Lanes::Floats;
@@ -56,9 +68,13 @@ inline void EpilogueTile(const Counts& counts, const Step* steps, size_t step_co
   Floats v[pixels][vectors];
 #define BNNFX_EACH_PIXEL _Pragma("GCC unroll 4") for (size_t p = 0; p < pixels; ++p)
 #define BNNFX_EACH_VECTOR _Pragma("GCC unroll 4") for (size_t i = 0; i < vectors; ++i)
-  BNNFX_EACH_PIXEL BNNFX_EACH_VECTOR {
-    const Integers d = Load<Integers>(counts.differing + (first_pixel + p) * kBlock + first_lane + i * width);
-    v[p][i] = __builtin_convertvector(counts.products - (d + d), Floats);
+  BNNFX_EACH_VECTOR {
+    const size_t lane = first_lane + i * width;
+    const Integers base = Load<Integers>(counts.base + lane);
+    BNNFX_EACH_PIXEL {
+      const int32_t* counted = counts.counted + counts.row[first_pixel + p] * kBlock + lane;
+      v[p][i] = __builtin_convertvector((Accumulators<Integers, doubled>(base, counted)), Floats);
+    }
   }
   const auto valid = [&](size_t i) -> size_t {  // channels of a vector that exist
     const size_t begin = first_lane + i * width;
@@ -139,30 +155,37 @@ inline void EpilogueTile(const Counts& counts, const Step* steps, size_t step_co
 #undef BNNFX_EACH_VECTOR
 }
 
-template <class Lanes, size_t vectors, bool whole>
+template <class Lanes, bool doubled, size_t vectors, bool whole>
 inline void EpilogueVectors(const Counts& counts, const Step* steps, size_t step_count, size_t slot, const Streams& streams,
                             size_t lane, uint64_t* bits) {
   size_t p = 0;
   for (; p + kTilePixels <= counts.pixels; p += kTilePixels) {
-    EpilogueTile<Lanes, kTilePixels, vectors, whole>(counts, steps, step_count, slot, streams, p, lane, bits);
+    EpilogueTile<Lanes, doubled, kTilePixels, vectors, whole>(counts, steps, step_count, slot, streams, p, lane, bits);
   }
   for (; p < counts.pixels; ++p) {
-    EpilogueTile<Lanes, 1, vectors, whole>(counts, steps, step_count, slot, streams, p, lane, bits);
+    EpilogueTile<Lanes, doubled, 1, vectors, whole>(counts, steps, step_count, slot, streams, p, lane, bits);
   }
+}
+
+template <class Lanes, bool doubled>
+void EpilogueStrip(const Counts& counts, const Step* steps, size_t step_count, size_t slot, const Streams& streams,
+                   uint64_t* bits) {
+  constexpr size_t width = Lanes::kWidth;
+  size_t lane = 0;
+  for (; lane + 4 * width <= streams.channels; lane += 4 * width) {
+    EpilogueVectors<Lanes, doubled, 4, true>(counts, steps, step_count, slot, streams, lane, bits);
+  }
+  for (; lane + width <= streams.channels; lane += width) {
+    EpilogueVectors<Lanes, doubled, 1, true>(counts, steps, step_count, slot, streams, lane, bits);
+  }
+  if (lane < streams.channels) EpilogueVectors<Lanes, doubled, 1, false>(counts, steps, step_count, slot, streams, lane, bits);
 }
 
 template <class Lanes>
 void EpilogueLanes(const Counts& counts, const Step* steps, size_t step_count, size_t slot, const Streams& streams,
                    uint64_t* bits) {
-  constexpr size_t width = Lanes::kWidth;
-  size_t lane = 0;
-  for (; lane + 4 * width <= streams.channels; lane += 4 * width) {
-    EpilogueVectors<Lanes, 4, true>(counts, steps, step_count, slot, streams, lane, bits);
-  }
-  for (; lane + width <= streams.channels; lane += width) {
-    EpilogueVectors<Lanes, 1, true>(counts, steps, step_count, slot, streams, lane, bits);
-  }
-  if (lane < streams.channels) EpilogueVectors<Lanes, 1, false>(counts, steps, step_count, slot, streams, lane, bits);
+  const auto strip = counts.doubled ? &EpilogueStrip<Lanes, true> : &EpilogueStrip<Lanes, false>;
+  strip(counts, steps, step_count, slot, streams, bits);
 }
 
 }  // namespace

@@ -3,7 +3,7 @@
 // 1. A word of the map is broadcast, so a vector of four 32-bit words is xored with the same word of four filters.
 // 2. `cnt` counts the set bits of each byte, at most 8, and they are added as bytes: room for 31 words.
 // 3. Before a byte is full, pairs of bytes and then pairs of their sums are added to the 32-bit sums of the channels.
-//    These stay in `differing`, not in registers: they are touched once per 30 words.
+//    These stay in `counted`, not in registers: they are touched once per 30 words.
 //
 // Adding to 16 bits at once (`uadalp`) would spare most of step 3, but more of a processor's units can add bytes.
 
@@ -38,13 +38,13 @@ void PrepareFilters(const uint64_t* words, size_t lanes, uint8_t* out) {
 // A tile of `pixels` windows and 16 filters.
 template <size_t pixels>
 void Tile(const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& window, const uint8_t* filters,
-          size_t lanes, int32_t* differing) {
+          size_t lanes, int32_t* counted) {
   uint8x16_t bytes[pixels][kVectors];
 #define BNNFX_EACH_PIXEL _Pragma("GCC unroll 4") for (size_t p = 0; p < pixels; ++p)
 #define BNNFX_EACH_VECTOR _Pragma("GCC unroll 4") for (size_t i = 0; i < kVectors; ++i)
   BNNFX_EACH_PIXEL BNNFX_EACH_VECTOR {
     bytes[p][i] = vdupq_n_u8(0);
-    vst1q_s32(differing + p * kBlock + 4 * i, vdupq_n_s32(0));
+    vst1q_s32(counted + p * kBlock + 4 * i, vdupq_n_s32(0));
   }
   size_t room = kWordsPerFlush;
   for (size_t run = 0; run < window.run_count; ++run) {
@@ -71,7 +71,7 @@ void Tile(const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& win
       room -= count;
       if (room != 0 && (left != 0 || run + 1 < window.run_count)) continue;
       BNNFX_EACH_PIXEL BNNFX_EACH_VECTOR {
-        int32_t* sums = differing + p * kBlock + 4 * i;
+        int32_t* sums = counted + p * kBlock + 4 * i;
         const uint32x4_t sum = vreinterpretq_u32_s32(vld1q_s32(sums));
         vst1q_s32(sums, vreinterpretq_s32_u32(vpadalq_u16(sum, vpaddlq_u8(bytes[p][i]))));
         bytes[p][i] = vdupq_n_u8(0);
@@ -84,7 +84,7 @@ void Tile(const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& win
 }
 
 void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, const Window& window,
-           const uint8_t* filters, size_t lanes, const Streams&, int32_t* differing) {
+           const uint8_t* filters, size_t lanes, const Streams&, int32_t* counted) {
   constexpr decltype(&Tile<1>) kTiles[kPixels] = {&Tile<1>, &Tile<2>, &Tile<3>, &Tile<4>};
   const size_t tiles = (pixels + kPixels - 1) / kPixels;
   for (size_t lane = 0; lane < lanes; lane += kLanes) {
@@ -92,7 +92,7 @@ void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, c
     for (size_t tile = 0; tile < tiles; ++tile) {  // of nearly equal size: small ones use the registers badly
       const size_t end = pixels * (tile + 1) / tiles;
       kTiles[end - first - 1](image, pixel_offset + first, window, filters + 4 * lane, lanes,
-                              differing + first * kBlock + lane);
+                              counted + first * kBlock + lane);
       first = end;
     }
   }
@@ -101,7 +101,8 @@ void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, c
 }  // namespace
 
 extern const Kernel kNeon = {
-    Isa::kNeon, kLanes, 8, 8, nullptr, &PrepareFilters, &Count, &ThresholdLanes<NeonLanes>, &EpilogueLanes<NeonLanes>};
+    Isa::kNeon, false, 48, 1, kLanes, 8, 8, nullptr, nullptr, nullptr, &PrepareFilters, 1, nullptr, &Count,
+    &ThresholdLanes<NeonLanes>, &EpilogueLanes<NeonLanes>};
 
 }  // namespace conv
 }  // namespace bnnfx

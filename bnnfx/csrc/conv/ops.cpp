@@ -125,7 +125,7 @@ class BinaryConv2d {
     };
     conv_.Run(context, x, *plan, streams_of, [&](const Part& part, const Streams& streams) {
       uint64_t words[kStrip];
-      conv_.Row().epilogue(part.counts, steps_.data(), steps_.size(), part.slot, streams, words);
+      plan->kernel->epilogue(part.counts, steps_.data(), steps_.size(), part.slot, streams, words);
       if (rows != nullptr) {
         bits_.Store(part, words, nullptr, rows + part.image * image_pixels * static_cast<size_t>(bits_.RowBytes()));
       }
@@ -186,7 +186,7 @@ class BinaryConv2dThreshold {
     const auto no_streams = [](const Part&) { return Streams{}; };
     conv_.Run(context, x, *plan, no_streams, [&](const Part& part, const Streams&) {
       uint64_t words[kStrip];
-      conv_.Row().threshold(part.counts, &threshold_[part.slot], words);
+      plan->kernel->threshold(part.counts, &threshold_[part.slot], words);
       bits_.Store(part, words, flip_.data(), rows + part.image * image_bytes);
     });
   }

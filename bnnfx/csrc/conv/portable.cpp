@@ -34,7 +34,7 @@ inline uint32_t CountPerByte(uint32_t v) {
 }
 
 inline void CountPixel(const uint8_t* pixel, const Window& window, const uint8_t* filters, size_t lanes,
-                       int32_t* differing) {
+                       int32_t* counted) {
   uint32_t bytes[kLanes] = {};
   uint32_t total[kLanes] = {};
   for (size_t run = 0; run < window.run_count; ++run) {
@@ -57,14 +57,14 @@ inline void CountPixel(const uint8_t* pixel, const Window& window, const uint8_t
       }
     }
   }
-  for (size_t lane = 0; lane < kLanes; ++lane) differing[lane] = static_cast<int32_t>(total[lane]);
+  for (size_t lane = 0; lane < kLanes; ++lane) counted[lane] = static_cast<int32_t>(total[lane]);
 }
 
 void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, const Window& window,
-           const uint8_t* filters, size_t lanes, const Streams&, int32_t* differing) {
+           const uint8_t* filters, size_t lanes, const Streams&, int32_t* counted) {
   for (size_t first = 0; first < lanes; first += kLanes) {
     for (size_t p = 0; p < pixels; ++p) {
-      CountPixel(image + pixel_offset[p], window, filters + 4 * first, lanes, differing + p * kBlock + first);
+      CountPixel(image + pixel_offset[p], window, filters + 4 * first, lanes, counted + p * kBlock + first);
     }
   }
 }
@@ -72,7 +72,8 @@ void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, c
 }  // namespace
 
 extern const Kernel kPortable = {
-    Isa::kPortable, kLanes, 8, 8, nullptr, &PrepareFilters, &Count, &ThresholdLanes<PortableLanes>, &EpilogueLanes<PortableLanes>};
+    Isa::kPortable, false, 48, 1, kLanes, 8, 8, nullptr, nullptr, nullptr, &PrepareFilters, 1, nullptr, &Count,
+    &ThresholdLanes<PortableLanes>, &EpilogueLanes<PortableLanes>};
 
 }  // namespace conv
 }  // namespace bnnfx
