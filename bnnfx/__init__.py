@@ -6,10 +6,12 @@
 
 from importlib.metadata import version as _version
 
+from bnnfx import analysis
 from bnnfx.api import convert, lower
 from bnnfx.calibration import Observations, calibrate
 from bnnfx.config import Config, LayerConfig
 from bnnfx.errors import (
+    AnalysisError,
     BenchmarkError,
     BnnfxError,
     ConversionError,
@@ -27,6 +29,7 @@ from bnnfx.schemes import Scheme, register_scheme, schemes
 __version__ = _version("bnnfx")
 
 __all__ = [
+    "AnalysisError",
     "BenchmarkError",
     "BnnfxError",
     "Config",
@@ -41,6 +44,7 @@ __all__ = [
     "Session",
     "StageError",
     "Verification",
+    "analysis",
     "calibrate",
     "convert",
     "export_onnx",

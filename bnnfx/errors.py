@@ -29,6 +29,10 @@ class BenchmarkError(BnnfxError):
     """Something cannot be measured: a contender cannot be built or run."""
 
 
+class AnalysisError(BnnfxError):
+    """A model does not allow a measurement: its loss is random, or nothing in it can be measured."""
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, as a sentence, to be quoted in ours.
 

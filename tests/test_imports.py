@@ -31,6 +31,7 @@ ALLOWED = {
     "schemes": {"schemes", "nn", "numerics"},
     "core": {"core", *BELOW_CORE},
     "passes": {"core", *BELOW_CORE},
+    "analysis": {"analysis", "core", *BELOW_CORE},
     "pipelines": {"passes", "core"},
     "bench": {"bench", "api", "calibration", "config", "errors", "export", "ops", "runtime", "_torchvision"},
     "cli": {"bench", "errors", "schemes"},

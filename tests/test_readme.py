@@ -32,6 +32,13 @@ def test_config_block_is_a_valid_config():
     assert names["config"].for_layer("layer4.0.conv1", nn.Conv2d).binarize is False
 
 
+def test_analysis_block_runs(capsys):
+    names = {"bnn": bnnfx.convert(_network(), "rbnn"), "loss": nn.functional.cross_entropy}
+    names |= {"x": torch.randn(4, 3, 8, 8), "y": torch.randint(0, 10, (4,))}
+    exec(BLOCKS[2], names)
+    assert "rotated" in capsys.readouterr().out
+
+
 def test_table_lists_every_scheme():
     text = (Path(__file__).parents[1] / "README.md").read_text()
     assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == bnnfx.schemes()

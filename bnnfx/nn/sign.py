@@ -10,11 +10,17 @@ Surrogate = Callable[[Tensor], Tensor]
 
 
 class _Sign(torch.autograd.Function):
+    generate_vmap_rule = True  # torch.func.vmap takes forward and backward as they stand
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, decision: Tensor, surrogate: Surrogate) -> Tensor:
+    def forward(x: Tensor, decision: Tensor, surrogate: Surrogate) -> Tensor:
+        return torch.where(decision >= 0, 1.0, -1.0).to(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, _, surrogate = inputs
         ctx.save_for_backward(x)
         ctx.surrogate = surrogate
-        return torch.where(decision >= 0, 1.0, -1.0).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
