@@ -21,7 +21,7 @@ from bnnfx.errors import (
     StageError,
 )
 from bnnfx.export import export_onnx
-from bnnfx.inspect import Verification, verify
+from bnnfx.inspect import Verification, draw, verify
 from bnnfx.runtime import Session, library_path, load
 from bnnfx.schedule import Schedule
 from bnnfx.schemes import Scheme, register_scheme, schemes
@@ -47,6 +47,7 @@ __all__ = [
     "analysis",
     "calibrate",
     "convert",
+    "draw",
     "export_onnx",
     "library_path",
     "load",

@@ -37,7 +37,7 @@ ALLOWED = {
     "cli": {"bench", "errors", "schemes"},
 }
 TOPMOST = {"bench", "cli"}  # imported by no other part
-EXTRAS = {"torchvision", "openvino"}  # need not be installed
+EXTRAS = {"torchvision", "openvino", "fast_sugiyama", "font_source_sans_pro", "resvg_py"}  # need not be installed
 
 
 def imports(source: str) -> Iterator[tuple[str, bool]]:

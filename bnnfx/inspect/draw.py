@@ -1,0 +1,85 @@
+"""`bnnfx.draw`: a graph as a picture in a file."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bnnfx.errors import ExportError
+from bnnfx.inspect.graph_view import view
+from bnnfx.inspect.layout_layers import require_extra
+from bnnfx.inspect.svg import to_svg
+
+_DPI = 240.0
+
+
+def draw(gm: nn.Module, path: str | Path, *, example_inputs: tuple[Any, ...] | None = None) -> Path:
+    """Draw a graph in any stage, or any module that `torch.fx` can trace, on one page.
+
+    Layers run from top to bottom and go on in the next column; nodes are coloured by kind, modules of the user's model
+    are framed, and values are labelled with shape (batch `N`) and type.
+
+    Args:
+        gm: what to draw; it is not changed.
+        path: the file to write, `.svg` or `.png`; it appears whole or not at all.
+        example_inputs: arguments of forward, for the shapes; a packed graph needs none.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: `path` ends otherwise.
+        ConversionError: the module cannot be traced.
+        ExampleInputError: the example inputs do not fit.
+        ExportError: the folder of `path` is missing.
+        BnnfxError: the extra `draw` is not installed.
+
+    >>> import tempfile, torch
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     draw(model, Path(folder) / "model.svg", example_inputs=(torch.zeros(1, 3, 9, 9),)).name
+    'model.svg'
+    """
+    path = Path(path)
+    encode = _ENCODERS.get(path.suffix.lower())
+    if encode is None:
+        raise ValueError(f"A picture is written as {' or '.join(_ENCODERS)}; got {path.name!r}.")
+    if not path.parent.is_dir():
+        raise ExportError(f"The folder {path.parent} does not exist, so {path.name} cannot be written there.")
+    content = encode(to_svg(view(gm, example_inputs)))
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp gives the file to its owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    return path
+
+
+def _svg(text: str) -> bytes:
+    return text.encode()
+
+
+def _png(text: str) -> bytes:
+    """The picture as resvg paints it, in the font of the package, as a machine may have none."""
+    fonts = require_extra("font_source_sans_pro").font_files_ttf
+    pixels: bytes = require_extra("resvg_py").svg_to_bytes(
+        svg_string=text,
+        dpi=_DPI,
+        skip_system_fonts=True,
+        font_files=[fonts[name] for name in ("SourceSansPro", "SourceSansProBold", "SourceSansProIt")],
+    )
+    return pixels
+
+
+_ENCODERS: dict[str, Callable[[str], bytes]] = {".svg": _svg, ".png": _png}
