@@ -18,10 +18,11 @@ from bnnfx.errors import (
     ExampleInputError,
     ExportError,
     ModelFileError,
+    ModelSourceError,
     StageError,
 )
 from bnnfx.export import export_onnx
-from bnnfx.inspect import Verification, draw, verify
+from bnnfx.inspect import Explanation, Verification, draw, explain, verify
 from bnnfx.runtime import Session, library_path, load
 from bnnfx.schedule import Schedule
 from bnnfx.schemes import Scheme, register_scheme, schemes
@@ -35,9 +36,11 @@ __all__ = [
     "Config",
     "ConversionError",
     "ExampleInputError",
+    "Explanation",
     "ExportError",
     "LayerConfig",
     "ModelFileError",
+    "ModelSourceError",
     "Observations",
     "Schedule",
     "Scheme",
@@ -48,6 +51,7 @@ __all__ = [
     "calibrate",
     "convert",
     "draw",
+    "explain",
     "export_onnx",
     "library_path",
     "load",

@@ -13,7 +13,7 @@ from bnnfx.core.passes import run_passes
 from bnnfx.core.record import PassReport, Record, attach, require_stage
 from bnnfx.core.shapes import as_tensors, infer_shapes
 from bnnfx.core.stage import Stage
-from bnnfx.core.trace import trace
+from bnnfx.core.trace import trace, weight_layers
 from bnnfx.schemes import get_scheme
 
 
@@ -52,8 +52,9 @@ def convert(
     options = chosen.resolve(config.options)
     gm, leaves = trace(model)
     shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs)
-    record = Record(Stage.TRACED, chosen.name, options, [PassReport("Trace", refused=leaves)])
-    context = ConvertContext(chosen, config, shapes, leaves)
+    layers = weight_layers(model)
+    record = Record(Stage.TRACED, chosen.name, options, [PassReport("Trace", refused=leaves)], layers=layers)
+    context = ConvertContext(chosen, config, shapes, leaves, layers)
     run_passes(gm, pipelines.with_extensions(pipelines.CONVERT), context, record)
     attach(gm, record)
     for leaf in leaves:
@@ -89,7 +90,7 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     packed = copy.deepcopy(gm).cpu().float().eval().requires_grad_(False)
     inputs = tuple(x.cpu() for x in as_tensors(example_inputs))
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)
-    context = LowerContext(infer_shapes(packed, inputs))
+    context = LowerContext(infer_shapes(packed, inputs), record.packed)
     run_passes(packed, pipelines.with_extensions(pipelines.LOWER), context, record)
     attach(packed, record)
     return packed

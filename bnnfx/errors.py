@@ -25,6 +25,10 @@ class ModelFileError(BnnfxError):
     """An ONNX file is missing, is not one of ours, or was written by a newer version of bnnfx."""
 
 
+class ModelSourceError(BnnfxError):
+    """A model named on the command line, or its weights, cannot be had."""
+
+
 class BenchmarkError(BnnfxError):
     """Something cannot be measured: a contender cannot be built or run."""
 

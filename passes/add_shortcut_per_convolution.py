@@ -10,6 +10,7 @@ from torch import fx, nn
 from bnnfx.core.context import ConvertContext
 from bnnfx.core.dataflow import BATCH_NORMS, ELEMENTWISE, is_add, module_of
 from bnnfx.core.passes import Pass
+from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 
 
@@ -52,23 +53,28 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block]):
                 if block is not None:
                     yield block
 
-    def allowed(self, match: Block) -> str | None:
+    def allowed(self, match: Block) -> Refusal | None:
         """Every convolution must be binary, and every one behind the first must keep its input's shape."""
         for convolution, _ in match.stages:
             if not self.context.is_binary(convolution):
-                return (
-                    f"'{convolution.target}' in this block stays float; binarize it, or the whole block stays as it is"
+                return Refusal(
+                    f"'{convolution.target}' in this block stays float, so the whole block stays as it is",
+                    f"binarize '{convolution.target}': its own entry says how",
                 )
         for convolution, _ in match.stages[1:]:
             layer = module_of(self.gm, convolution)
             assert isinstance(layer, nn.Conv2d)
             if layer.in_channels != layer.out_channels:
-                return (
+                return Refusal(
                     f"'{convolution.target}' changes the width from {layer.in_channels} to {layer.out_channels}, so no "
-                    "identity fits around it; a block of equal widths (BasicBlock) is needed"
+                    "identity fits around it",
+                    f"give '{convolution.target}' as many output as input channels (a BasicBlock does)",
                 )
             if not _keeps_size(layer):
-                return f"'{convolution.target}' changes the size of its map, so no identity fits around it"
+                return Refusal(
+                    f"'{convolution.target}' changes the size of its map, so no identity fits around it",
+                    f"give '{convolution.target}' a stride of 1 and the padding that keeps the size",
+                )
         return None
 
     def rewrite(self, match: Block) -> None:
@@ -86,6 +92,10 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block]):
     def subject(self, match: Block) -> str:
         """The block, named by its first and last convolution."""
         return f"{match.stages[0][0].target} .. {match.stages[-1][0].target}"
+
+    def layers(self, match: Block) -> tuple[str, ...]:
+        """The block's convolutions."""
+        return tuple(str(convolution.target) for convolution, _ in match.stages)
 
     def _block(self, join: fx.Node) -> Block | None:
         for branch, shortcut in (join.all_input_nodes, reversed(join.all_input_nodes)):

@@ -11,6 +11,7 @@ from bnnfx.core.chain import CONVOLUTION, is_per_channel
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import calls, constant, is_view
 from bnnfx.core.passes import Pass
+from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 
 
@@ -30,12 +31,14 @@ class FoldBatchNormToAffine(Pass[LowerContext, fx.Node]):
             if calls(node, F.batch_norm) and self._convolution(node) is not None:
                 yield node
 
-    def allowed(self, match: fx.Node) -> str | None:
+    def allowed(self, match: fx.Node) -> Refusal | None:
         """Nothing else may read the value before the batch norm."""
         node = match.args[0]
         while isinstance(node, fx.Node):
             if len(node.users) != 1:
-                return f"'{node.name}' is read without its batch norm too"
+                return Refusal(
+                    f"'{node.name}' is read without its batch norm too", "let every reader read the batch norm's result"
+                )
             if calls(node, CONVOLUTION):
                 break
             node = node.args[0]
@@ -56,6 +59,10 @@ class FoldBatchNormToAffine(Pass[LowerContext, fx.Node]):
     def subject(self, match: fx.Node) -> str:
         """The batch norm's node name."""
         return match.name
+
+    def layers(self, match: fx.Node) -> tuple[str, ...]:
+        """The layer in front of the batch norm."""
+        return self.context.layers_of(self._convolution(match))
 
     def _convolution(self, batch_norm: fx.Node) -> fx.Node | None:
         source = batch_norm.args[0]

@@ -11,6 +11,7 @@ from bnnfx.core.chain import CONVOLUTION, PACK, accumulators_of, is_per_channel,
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import calls
 from bnnfx.core.passes import Pass
+from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 from bnnfx.numerics.bits import pack_bits
 from bnnfx.numerics.thresholds import IntegerThreshold, from_table
@@ -45,23 +46,33 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
                     break
                 chain.append(node)
 
-    def allowed(self, match: Epilogue) -> str | None:
+    def allowed(self, match: Epilogue) -> Refusal | None:
         """Only bits may be read, value by value, and each channel must be monotone in its accumulator."""
         if not calls(match.start, CONVOLUTION):
-            return f"its values come from '{match.start.name}', not from one packed convolution alone"
+            return Refusal(f"its values come from '{match.start.name}', not from one packed convolution alone")
         if not isinstance(match.pack.args[1], fx.Node) or match.pack.args[1].op != "get_attr":
-            return (
-                "the threshold is computed from the activations at run time (centring), so nothing folds into integers"
+            return Refusal(
+                "the threshold is computed from the activations at run time (centring), so nothing folds into integers",
+                "convert without centring: Config(options={'centre': False})",
             )
         for node in (match.start, *match.chain):
             if len(node.users) != 1:
-                return f"'{node.name}' is also read as float, so the float stream stays"
+                return Refusal(
+                    f"'{node.name}' is also read as float, so the float stream stays",
+                    f"let '{node.name}' have one reader, the binary layer; a residual network needs the stream",
+                )
         for node in match.chain:
             if not is_per_channel(self.gm, node, self.context.shapes):
-                return f"'{node.name}' mixes values, so no threshold per channel stands for it"
+                return Refusal(
+                    f"'{node.name}' mixes values, so no threshold per channel stands for it",
+                    f"take '{node.name}' out, or move it behind an activation or sum that keeps the float stream",
+                )
         self._threshold = self._integer_threshold(match)
         if self._threshold is None:
-            return "the float expression rises and falls with the accumulator in some channel"
+            return Refusal(
+                "the float expression rises and falls with the accumulator in some channel",
+                "use an activation that only rises, such as nn.Hardtanh, between the two layers",
+            )
         return None
 
     def rewrite(self, match: Epilogue) -> None:
@@ -84,6 +95,10 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
     def subject(self, match: Epilogue) -> str:
         """Name of the bits."""
         return match.pack.name
+
+    def layers(self, match: Epilogue) -> tuple[str, ...]:
+        """The layer whose accumulators are compared."""
+        return self.context.layers_of(match.start)
 
     def _integer_threshold(self, match: Epilogue) -> IntegerThreshold | None:
         table = table_of_bits(self.gm, match.start, match.chain, match.pack)

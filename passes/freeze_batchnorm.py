@@ -10,6 +10,7 @@ from bnnfx.core import edit
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import BATCH_NORMS, is_freezable, module_calls, module_of
 from bnnfx.core.passes import Pass
+from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 
 
@@ -23,11 +24,14 @@ class FreezeBatchNorm(Pass[LowerContext, fx.Node]):
         """Calls of batch norms."""
         yield from module_calls(self.gm, BATCH_NORMS)
 
-    def allowed(self, match: fx.Node) -> str | None:
+    def allowed(self, match: fx.Node) -> Refusal | None:
         """Running statistics are needed."""
         if is_freezable(module_of(self.gm, match)):
             return None
-        return "it keeps no running statistics and normalizes each batch by itself; use track_running_stats=True"
+        return Refusal(
+            "it keeps no running statistics and normalizes each batch by itself",
+            "build it with track_running_stats=True before convert",
+        )
 
     def rewrite(self, match: fx.Node) -> None:
         """Read the module's tensors as constants and call the function."""

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import fx, nn
@@ -13,6 +13,7 @@ from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import calls, constant, depends_on_input, is_add, is_view, module_of, sole_user
 from bnnfx.core.layout import TO_NCHW, TO_NHWC, permute, permutes
 from bnnfx.core.passes import Pass
+from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 from bnnfx.ops.epilogue import Activation, Epilogue
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D
@@ -124,7 +125,8 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
             if activation is not None:
                 slot = "before" if fusion.residual is None else "after"
                 if getattr(fusion, slot) is not None:
-                    self.note(convolution.name, f"'{user.name}' is a second activation in a row, so it stays a node")
+                    reason = f"'{user.name}' is a second activation in a row, so it stays a node"
+                    self._leave(convolution, Refusal(reason, "drop one of them"))
                     break
                 setattr(fusion, slot, activation)
                 fusion.stream = activation.last
@@ -132,10 +134,13 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
                 residual = next(operand for operand in user.all_input_nodes if operand is not fusion.stream)
                 shapes = [self.context.shapes.get(node) for node in (residual, fusion.stream)]
                 if shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) != 4:
-                    self.note(convolution.name, f"'{user.name}' adds a map of another shape, so it stays a node")
+                    reason = f"'{user.name}' adds a map of another shape, so it stays a node"
+                    self._leave(convolution, Refusal(reason, "add maps [N, C, H, W] of one shape"))
                     break
                 if not depends_on_input(residual):
-                    self.note(convolution.name, f"'{user.name}' adds one map to every sample, so it stays a node")
+                    reason = f"'{user.name}' adds one map to every sample, so it stays a node"
+                    remedy = "let it vary by channel only: a batch norm's or a convolution's bias does that"
+                    self._leave(convolution, Refusal(reason, remedy))
                     break
                 fusion.residual, fusion.stream = residual, user
             else:
@@ -150,7 +155,13 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
         user = sole_user(fusion.stream)
         if user is not None and not calls(user, PACK) and user.op != "output" and not _only_moves_values(user):
             what = str(user.target) if user.op == "call_module" else user.name
-            self.note(fusion.convolution.name, f"'{what}' behind it is no step of an epilogue, so it stays a node")
+            reason = f"'{what}' behind it is no step of an epilogue, so it stays a node"
+            remedy = "use only what is: an activation (clamp or PReLU), one sum, another activation, a comparison"
+            self._leave(fusion.convolution, Refusal(reason, remedy))
+
+    def _leave(self, convolution: fx.Node, refusal: Refusal) -> None:
+        """Note a step behind a convolution that is not taken over."""
+        self.note(convolution.name, refusal.reason, refusal.remedy, self.context.layers_of(convolution))
 
     def _packs(self, fusion: Fusion) -> list[fx.Node]:
         """The readers that compare the stream with one and the same constant per channel."""
@@ -160,15 +171,22 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
                 continue
             threshold = user.args[1]
             if not (isinstance(threshold, fx.Node) and threshold.op == "get_attr"):
-                reason = "is compared with a threshold that the activations give at run time (centring)"
+                refusal = Refusal(
+                    "is compared with a threshold that the activations give at run time (centring)",
+                    "convert without centring: Config(options={'centre': False})",
+                )
             elif not self._is_per_channel(constant(self.gm, threshold), fusion.stream):
-                reason = "is compared with a threshold that is not one number per channel"
+                refusal = Refusal(
+                    "is compared with a threshold that is not one number per channel",
+                    "use a binarizer whose threshold is one number per channel",
+                )
             elif packs and not torch.equal(constant(self.gm, threshold), constant(self.gm, packs[0].args[1])):
-                reason = "is compared with a second threshold"
+                refusal = Refusal("is compared with a second threshold", "give all that read the stream one threshold")
             else:
                 packs.append(user)
                 continue
-            self.note(fusion.convolution.name, f"its stream {reason} by '{user.name}', so that stays a node")
+            reason = f"its stream {refusal.reason} by '{user.name}', so that stays a node"
+            self._leave(fusion.convolution, replace(refusal, reason=reason))
         return packs
 
     def _is_per_channel(self, value: torch.Tensor, stream: fx.Node) -> bool:

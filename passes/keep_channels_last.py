@@ -15,6 +15,7 @@ from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import ELEMENTWISE, calls, constant, module_of, sole_user
 from bnnfx.core.layout import TO_NCHW, TO_NHWC, permute, permutes
 from bnnfx.core.passes import Pass
+from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 
 _EVERYTHING = ((1, 2, 3), [1, 2, 3])
@@ -58,15 +59,15 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
             yield begin
         yield from [border for border in self._borders() if not self._is_settled(border.reader)]
 
-    def allowed(self, match: Border) -> str | None:
+    def allowed(self, match: Border) -> Refusal | None:
         """There must be a rule for the reader."""
         if self._rule(match) is not None:
             return None
         reader = match.reader
         what = f"'{reader.target}'" if reader.op == "call_module" else f"'{reader.name}'"
         if permutes(reader, TO_NHWC):
-            return f"a binary region begins here, with a map that a float layer gives as {_NCHW}"
-        return f"{what} works on {_NCHW}, so the map is transposed in front of it"
+            return Refusal(f"a binary region begins here, with a map that a float layer gives as {_NCHW}")
+        return Refusal(f"{what} works on {_NCHW}, so the map is transposed in front of it", _REMEDY)
 
     def rewrite(self, match: Border) -> None:
         """Apply the rule for the reader."""
@@ -78,6 +79,13 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
     def subject(self, match: Border) -> str:
         """Name of the value."""
         return match.source.name
+
+    def layers(self, match: Border) -> tuple[str, ...]:
+        """The layer that gives the stream."""
+        stream = match.source.args[0] if permutes(match.source, TO_NCHW) else None
+        if calls(stream, operator.getitem):
+            stream = stream.args[0]  # type: ignore[union-attr]
+        return self.context.layers_of(stream)
 
     def _is_open(self, border: Border) -> bool:
         return border.reader in border.source.users and self._rule(border) is not None
@@ -230,6 +238,9 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
 
 
 _NCHW = "[N, C, H, W]"
+_REMEDY = (
+    "use what works on either layout: activations, sums, torch.cat(..., 1), global average pooling, 1x1 convolutions"
+)
 
 
 def _stream_of(node: fx.Node) -> fx.Node:

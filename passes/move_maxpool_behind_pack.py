@@ -12,6 +12,7 @@ from bnnfx.core.chain import CONVOLUTION, PACK, is_per_channel, upstream
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import calls, constant, is_view, module_of, monotone_directions
 from bnnfx.core.passes import Pass
+from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 from bnnfx.numerics.bits import pack_bits
 
@@ -46,18 +47,27 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
                     break  # refused
                 current = self._moved
 
-    def allowed(self, match: PooledBits) -> str | None:
+    def allowed(self, match: PooledBits) -> Refusal | None:
         """A packed convolution must feed the pool, nobody else read its floats, and each step behind it be monotone."""
         if not calls(match.source, CONVOLUTION):
-            return f"'{match.source.name}' gives it floats, which are fewer to pack once they are pooled"
+            return Refusal(f"'{match.source.name}' gives it floats, which are fewer to pack once they are pooled")
         for node in (match.pool, *match.between):
             if len(node.users) != 1:
-                return f"'{node.name}' is also read as float, so pooling stays on floats"
+                return Refusal(
+                    f"'{node.name}' is also read as float, so pooling stays on floats",
+                    f"let '{node.name}' have one reader, the binary layer",
+                )
         for node in match.between:
             if monotone_directions(self.gm, node) is None:
-                return f"'{node.name}' between pool and sign may rise and fall, so pooling stays on floats"
+                return Refusal(
+                    f"'{node.name}' between pool and sign may rise and fall, so pooling stays on floats",
+                    "use an activation that only rises, such as nn.Hardtanh (a PReLU with a slope below 0 does not)",
+                )
         if self._sees_only_padding(match.pool):
-            return "its dilated windows see nothing but padding somewhere, so pooling stays on floats"
+            return Refusal(
+                "its dilated windows see nothing but padding somewhere, so pooling stays on floats",
+                "use less padding, dilation=1, or a larger map",
+            )
         return None
 
     def rewrite(self, match: PooledBits) -> None:
@@ -86,6 +96,10 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
     def subject(self, match: PooledBits) -> str:
         """The pool's qualified name."""
         return str(match.pool.target)
+
+    def layers(self, match: PooledBits) -> tuple[str, ...]:
+        """The layer whose floats are pooled."""
+        return self.context.layers_of(match.source)
 
     def _find(self, pack: fx.Node) -> PooledBits | None:
         between: list[fx.Node] = []

@@ -101,6 +101,7 @@ class PackLayers(Pass[LowerContext, fx.Node]):
                 edit.add_buffer(self.gm, f"{name}_{what}", tensor)
                 for what, tensor in zip(("weight_bits", "scale", "bias"), tensors, strict=True)
             ]
+            self.context.packed[str(constants[0].target)] = name
             result = graph.call_function(
                 torch.ops.bnnfx.binary_conv2d.default, (bits, *constants, *_geometry(layer, kernel))
             )
@@ -123,7 +124,11 @@ class PackLayers(Pass[LowerContext, fx.Node]):
                 signs, scale = layer.binary_weight()
             zeros = exact_zeros(layer.weight)
             if zeros:
-                self.note(name, f"{zeros} weights are exactly zero; they are binarized by the rule sign(0) = +1")
+                self.note(
+                    name,
+                    f"{zeros} weights are exactly zero; they are binarized by the rule sign(0) = +1",
+                    "train the layer, if most of its weights are",
+                )
             signs = signs.reshape(signs.shape[0], -1, *kernel)
             packed = torch.from_numpy(pack_bits((signs > 0).permute(0, 2, 3, 1).contiguous().numpy()))
             bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach().clone()

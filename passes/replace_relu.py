@@ -17,7 +17,9 @@ from bnnfx.core.dataflow import (
     relus_reaching,
 )
 from bnnfx.core.passes import Pass
+from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
+from bnnfx.schemes import get_scheme, schemes
 
 
 class ReplaceRelu(Pass[ConvertContext, fx.Node]):
@@ -38,11 +40,15 @@ class ReplaceRelu(Pass[ConvertContext, fx.Node]):
             if node in self._feeding or self._fed(node.all_input_nodes[0]):
                 yield node
 
-    def allowed(self, match: fx.Node) -> str | None:
+    def allowed(self, match: fx.Node) -> Refusal | None:
         """A ReLU that is the only non-linearity between a binary and a float layer is not simply removed."""
         removed = self.context.scheme.nonlinearity is None
         if removed and match not in self._feeding and not is_add(match.all_input_nodes[0]):
-            return "stays: it feeds float layers only, and without it two layers would collapse into one linear map"
+            others = [name for name in schemes() if get_scheme(name).nonlinearity is not None]
+            return Refusal(
+                "stays: it feeds float layers only, and without it two layers would collapse into one linear map",
+                f"convert with scheme {' or '.join(map(repr, others))}, which puts another non-linearity there",
+            )
         return None
 
     def rewrite(self, match: fx.Node) -> None:

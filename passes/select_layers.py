@@ -1,19 +1,39 @@
 """Decide which layers become binary; every other convolution or linear layer gets its reason."""
 
+import operator
 from collections.abc import Callable, Iterator
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
+from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from bnnfx.core.context import ConvertContext
-from bnnfx.core.dataflow import RELUS, WEIGHT_LAYERS, is_add, module_calls, module_of, never_negative
+from bnnfx.core.dataflow import (
+    RELUS,
+    WEIGHT_LAYERS,
+    depends_on_input,
+    is_add,
+    module_calls,
+    module_of,
+    never_negative,
+)
 from bnnfx.core.passes import Pass
+from bnnfx.core.record import Refusal, Remark
 from bnnfx.core.stage import Stage
 from bnnfx.errors import ConversionError
 from bnnfx.nn import BINARY_LAYERS
+from bnnfx.schemes import get_scheme, schemes
 
-_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, F.linear, F.conv_transpose2d, F.bilinear)
+_FUNCTIONS = {
+    *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear, F.bilinear),
+    F.multi_head_attention_forward,
+}
+_PRODUCTS = {
+    *(operator.matmul, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum, torch.tensordot),
+    *("matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm"),
+}
 
 
 class SelectLayers(Pass[ConvertContext, fx.Node]):
@@ -27,33 +47,34 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
         self._boundary = _Boundary(self.gm)
         seen: set[object] = set()
         for node in list(self.gm.graph.nodes):
-            if node.op == "call_function" and node.target in _FUNCTIONS:
+            if _is_functional_layer(node):
+                self.context.layers[node.name] = getattr(node.target, "__name__", str(node.target))
                 yield node
             if isinstance(module_of(self.gm, node), WEIGHT_LAYERS) and node.target not in seen:
                 seen.add(node.target)
                 yield node
 
-    def allowed(self, match: fx.Node) -> str | None:
-        """The user's choice first, then what the layer itself allows, then what the scheme allows."""
+    def allowed(self, match: fx.Node) -> Refusal | None:
+        """What the user excludes, what the layer and the scheme allow, then what stays float unless the user asks."""
         layer, name = module_of(self.gm, match), str(match.target)
         if layer is None:
-            return f"{getattr(match.target, '__name__', name)} is called as a function; make it a module to binarize it"
+            return Refusal(
+                f"{getattr(match.target, '__name__', name)} is called as a function",
+                "make it a module, nn.Conv2d or nn.Linear, that forward calls",
+            )
         chosen = self.context.config.for_layer(name, type(layer)).binarize
+        binarize = f"Config(layers={{{name!r}: LayerConfig(binarize=True)}})"
         if chosen is False:
-            return "stays float because Config.layers says binarize=False"
-        if chosen is None:
-            kept = self._kept_float([node for node in self.gm.graph.nodes if node.target == match.target])
-            if kept is not None:
-                return (
-                    f"the {kept} layer stays float; to binarize it, leave {kept!r} out of Config.keep_float or set "
-                    f"Config(layers={{{name!r}: LayerConfig(binarize=True)}})"
-                )
-        return (
-            _unsupported(layer)
-            or self._wrong_rank(match)
-            or self._constant_sign(match)
-            or self.context.scheme.refuses(layer)
+            return Refusal("stays float because Config.layers says binarize=False", f"{binarize}, or drop that entry")
+        obstacle = (
+            _unsupported(layer) or self._wrong_rank(match) or self._constant_sign(match) or self._scheme_refuses(layer)
         )
+        if obstacle is not None or chosen:
+            return obstacle
+        kept = self._kept_float([node for node in self.gm.graph.nodes if node.target == match.target])
+        if kept is None:
+            return None
+        return Refusal(f"the {kept} layer stays float", f"{binarize}, or leave {kept!r} out of Config.keep_float")
 
     def rewrite(self, match: fx.Node) -> None:
         """Note the layer and its options."""
@@ -66,7 +87,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
         return str(match.target) if match.op == "call_module" else match.name
 
     def finish(self) -> None:
-        """Refuse a configuration that names no layer, and a model in which nothing is left to binarize."""
+        """Refuse a configuration that names no layer, and a model with nothing to binarize; name what was not met."""
         names = {
             str(n.target): type(self.gm.get_submodule(str(n.target))) for n in module_calls(self.gm, WEIGHT_LAYERS)
         }
@@ -77,7 +98,10 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
                 f"the layers are: {', '.join(names)}."
             )
         if not self.context.binary:
-            refused = [f"'{remark.subject}': {remark.reason}." for remark in self.report.refused[:1]]
+            refused = [
+                f"'{remark.subject}': {remark.reason}." + (f" The remedy: {remark.remedy}." if remark.remedy else "")
+                for remark in self.report.refused[:1]
+            ]
             raise ConversionError(
                 "Nothing in this model can be binarized. "
                 + (
@@ -87,6 +111,29 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
                     + (" ".join(f"'{r.subject}' is {r.reason}" for r in self.context.leaves) or "there is none here.")
                 )
             )
+        met = {*self.context.binary, *(remark.subject for remark in self.report.refused)}
+        for name in self.context.layers:
+            if name not in met:
+                refusal = self._never_met(name)
+                self.report.refused.append(Remark(name, refusal.reason, refusal.remedy))
+
+    def _never_met(self, name: str) -> Refusal:
+        """Why no node of the graph calls this layer of the user's model."""
+        for leaf in self.context.leaves:
+            if name.startswith(f"{leaf.subject}."):
+                return Refusal(f"it is inside '{leaf.subject}', which is {leaf.reason}", leaf.remedy)
+        for node in module_calls(self.gm, nn.Module):
+            if name.startswith(f"{node.target}."):
+                kind = type(module_of(self.gm, node)).__name__
+                return Refusal(
+                    f"it is inside '{node.target}', a {kind}, which is called as a whole",
+                    f"write what {kind} does as a module of your own that calls its layers",
+                )
+        mode = "train" if self.gm.training else "eval"
+        return Refusal(
+            f"forward does not call it in the mode that the model was converted in, {mode}()",
+            "let forward call it; or, if it does so in the other mode only, convert the model in that mode",
+        )
 
     def _kept_float(self, calls: list[fx.Node]) -> str | None:
         tests: dict[str, Callable[[fx.Node], bool]] = {
@@ -99,40 +146,85 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
                 return word
         return None
 
-    def _constant_sign(self, match: fx.Node) -> str | None:
+    def _scheme_refuses(self, layer: nn.Module) -> Refusal | None:
+        reason = self.context.scheme.refuses(layer)
+        if reason is None:
+            return None
+        others = [name for name in schemes() if get_scheme(name).refuses(layer) is None]
+        return Refusal(reason, f"convert with scheme {' or '.join(map(repr, others))}" if others else "")
+
+    def _constant_sign(self, match: fx.Node) -> Refusal | None:
         culprit = never_negative(self.gm, match.all_input_nodes[0], ignoring=RELUS)
         if culprit is None:
             return None
-        return (
-            f"its input is never negative, because of '{culprit.name}', so a sign of it would be constant; "
-            "put a batch norm between"
+        return Refusal(
+            f"its input is never negative, because of '{culprit.name}', so a sign of it would be constant",
+            f"put a batch norm between '{culprit.name}' and it",
         )
 
-    def _wrong_rank(self, match: fx.Node) -> str | None:
+    def _wrong_rank(self, match: fx.Node) -> Refusal | None:
         layer, shape = module_of(self.gm, match), self.context.shapes.get(match.all_input_nodes[0])
         if shape is None or len(shape) == (2 if isinstance(layer, nn.Linear) else 4):
             return None
-        return f"its input has shape {list(shape)}; a binary {type(layer).__name__} takes (N, C) or (N, C, H, W) only"
+        axes = "(N, C)" if isinstance(layer, nn.Linear) else "(N, C, H, W)"
+        return Refusal(
+            f"its input has shape {list(shape)}; a binary {type(layer).__name__} takes {axes} only",
+            f"reshape its input to {axes}, and its output back",
+        )
 
 
-def _unsupported(layer: nn.Module) -> str | None:
+def _is_functional_layer(node: fx.Node) -> bool:
+    """A convolution called as a function, or a product of a value with a tensor that does not depend on the input."""
+    if node.op == "call_function" and node.target in _FUNCTIONS:
+        return True
+    if node.op not in ("call_function", "call_method") or node.target not in _PRODUCTS:
+        return False
+    return len({depends_on_input(operand) for operand in node.all_input_nodes}) == 2
+
+
+def _unsupported(layer: nn.Module) -> Refusal | None:
+    if isinstance(layer, LazyModuleMixin):
+        return Refusal("its weight is not made yet", "run the model once on an input before convert")
     if parametrize.is_parametrized(layer):
-        return "its weight is parametrized; call torch.nn.utils.parametrize.remove_parametrizations first"
+        return Refusal(
+            "its weight is parametrized",
+            "call torch.nn.utils.parametrize.remove_parametrizations on it before convert",
+        )
     if layer._forward_pre_hooks or layer._forward_hooks:
-        return "it has forward hooks (weight normalization is one), which a binary layer would lose; remove them first"
+        return Refusal(
+            "it has forward hooks (weight normalization is one), which a binary layer would lose",
+            "remove them before convert, and put back what should stay on the result",
+        )
     if type(layer) not in BINARY_LAYERS:
-        known = " and ".join(kind.__name__ for kind in BINARY_LAYERS)
-        return f"{type(layer).__name__} is not supported; {known} are"
+        return _of_another_type(layer)
     if isinstance(layer, nn.Conv2d):
         if layer.padding_mode != "zeros":
-            return f"padding_mode={layer.padding_mode!r} is not supported; use 'zeros'"
+            return Refusal(
+                f"padding_mode={layer.padding_mode!r} is not supported",
+                "padding_mode='zeros', or an nn.ReflectionPad2d or its like in front and padding=0",
+            )
         if layer.padding == "same" and any(
             d * (k - 1) % 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
         ):
-            return "padding='same' pads its two sides differently for this kernel; use an odd kernel or numbers"
+            return Refusal(
+                "padding='same' pads its two sides differently for this kernel", "use an odd kernel, or numbers"
+            )
     if not layer.weight.is_floating_point():  # type: ignore[operator]
-        return f"its weight is {layer.weight.dtype}; convert the float model"
+        return Refusal(f"its weight is {layer.weight.dtype}", "convert the model with a weight of floats")
     return None
+
+
+def _of_another_type(layer: nn.Module) -> Refusal:
+    known = " and ".join(kind.__name__ for kind in BINARY_LAYERS)
+    reason = f"{type(layer).__name__} is not supported; {known} are"
+    for kind in BINARY_LAYERS:
+        if isinstance(layer, kind):
+            return Refusal(
+                reason, f"use nn.{kind.__name__} itself, and do what the subclass adds in a module around it"
+            )
+    if isinstance(layer, nn.Conv1d):
+        return Refusal(reason, "use nn.Conv2d with a kernel of (1, k) on x.unsqueeze(2)")
+    return Refusal(reason)
 
 
 class _Boundary:

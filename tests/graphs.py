@@ -11,7 +11,7 @@ from bnnfx.core.passes import run_passes
 from bnnfx.core.record import PassReport, Record
 from bnnfx.core.shapes import infer_shapes
 from bnnfx.core.stage import Stage
-from bnnfx.core.trace import trace
+from bnnfx.core.trace import trace, weight_layers
 from bnnfx.pipelines import CONVERT
 from bnnfx.schemes import get_scheme
 
@@ -63,6 +63,11 @@ class Ran:
         """Reasons by subject."""
         return {remark.subject: remark.reason for remark in self.report.refused}
 
+    @property
+    def remedies(self) -> dict[str, str]:
+        """What would change that, by subject."""
+        return {remark.subject: remark.remedy for remark in self.report.refused}
+
 
 def run_pass(kind, model, scheme="xnor", config=None, inputs=None) -> Ran:
     """Run the passes of `convert` in front of `kind`, then `kind` alone."""
@@ -70,7 +75,7 @@ def run_pass(kind, model, scheme="xnor", config=None, inputs=None) -> Ran:
     gm, leaves = trace(model)
     shapes = {} if inputs is None else infer_shapes(gm, inputs)
     record = Record(Stage.TRACED, chosen.name, chosen.resolve(config.options))
-    context = ConvertContext(chosen, config, shapes, leaves)
+    context = ConvertContext(chosen, config, shapes, leaves, weight_layers(model))
     run_passes(gm, CONVERT[: CONVERT.index(kind)], context, record)
     before = text(gm)
     run_passes(gm, (kind,), context, record)

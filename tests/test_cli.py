@@ -1,170 +1,394 @@
-"""The command line: what it prints, what it refuses, how it ends."""
+"""The command line: every example of its help runs as written; what it writes, refuses, and how it ends."""
 
 import json
-import os
+import re
+import shlex
+import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
-from models import Residual
 from typer.testing import CliRunner
 
 import bnnfx
-from bnnfx.bench import models
 from bnnfx.cli import app
+from bnnfx.model_source import build, load_model
 
-QUICK = ("--rounds", "2", "--no-memory")
+COMMANDS = ("convert", "inspect", "verify", "bench")
+NET = dedent(
+    '''
+    from torch import nn
+
+    class Net(nn.Module):
+        """A stem, two convolutions that may be binary, and a classifier."""
+
+        def __init__(self):
+            super().__init__()
+            self.stem, self.bn = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+            self.conv1, self.conv2 = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 8, 3, stride=2, padding=1)
+            self.pool, self.fc = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 4)
+
+        def forward(self, x):
+            return self.fc(self.pool(self.conv2(self.conv1(self.bn(self.stem(x))))).flatten(1))
+
+    def make():
+        return Net()
+
+    def broken():
+        raise RuntimeError("no data")
+
+    class Untraceable(Net):
+        def forward(self, x):
+            return super().forward(x) if x.sum() > 0 else x
+
+    number = 3
+    '''
+)
+BINARY = ("--scheme", "rbnn", "--input", "1x3x8x8")
 
 
-def run(*arguments: str, code: int = 0):
-    result = CliRunner().invoke(app, ["bench", *arguments])
+def run(*arguments: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == code, result.output
-    assert code == 0 or "Traceback" not in result.output
+    assert isinstance(result.exception, SystemExit | None), result.exception
+    assert "Traceback" not in result.output
     return result
 
 
+def words(text: str) -> str:
+    """A message without the frame and the line breaks of a usage error."""
+    return " ".join(text.replace("│", " ").split())
+
+
 @pytest.fixture(autouse=True)
-def wide_and_plain(monkeypatch, chain_files):
-    monkeypatch.setenv("COLUMNS", "200")
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder of its own, with `net.py`."""
+    monkeypatch.setenv("COLUMNS", "240")
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.chdir(chain_files)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "net.py").write_text(NET)
+    return tmp_path
 
 
-def test_help_shows_examples_that_are_spelled_right():
-    text = run("--help").output
-    examples = [line.split() for line in text.splitlines() if line.strip().startswith("bnnfx bench ")]
-    assert len(examples) >= 4
-    options = {word for words in examples for word in words if word.startswith("--")}
-    assert options
-    assert all(text.count(option) > 1 or option == "--layer" for option in options)
+# --- the examples of the help texts ---
 
 
-def test_file_with_its_original():
-    text = run("chain.onnx", "--float", "original.onnx", *QUICK).stdout
-    for words in ("ONNX Runtime fp32", "ONNX Runtime int8", "bnnfx without kernels", "bnnfx with kernels", "1 thread"):
-        assert words in text
-    for words in ("BinaryConv2d", "of ceiling", "(1 other node)", "note: ONNX Runtime int8: 5 of 5"):
-        assert words in text
-    assert bnnfx.runtime.library.isas()[0] in text
+def examples(command: str) -> list[str]:
+    lines = run(command, "--help").output.splitlines()
+    return [line.strip() for line in lines if line.strip().startswith(f"bnnfx {command} ")]
 
 
-def test_json_on_standard_output_is_all_there_is():
-    result = run("chain.onnx", "--float", "original.onnx", "--threads", "1", "--batch", "1,3", *QUICK, "--json", "-")
-    report = json.loads(result.stdout)
-    assert report["command"][:3] == ["bnnfx", "bench", "chain.onnx"]
-    assert [(table["threads"], table["batch"], table["rounds"]) for table in report["models"]] == [(1, 1, 2), (1, 3, 2)]
-    for table in report["models"]:
-        rows = {row["name"]: row for row in table["rows"]}
-        reference, ours = rows[table["reference"]], rows["bnnfx with kernels"]
-        quotients = [a / b for a, b in zip(reference["samples"], ours["samples"], strict=True)]
-        assert ours["ratio"]["median"] == pytest.approx(sum(quotients) / 2)
-        assert ours["milliseconds"]["median"] == pytest.approx(sum(ours["samples"]) / 2 / table["batch"])
-        macs = [node["macs"] for node in table["nodes"] if node["macs"]]
-        assert macs == [table["batch"] * work for work in (8 * 8 * 8 * 8 * 9, 4 * 4 * 16 * 8 * 9, 64 * 16)]
-        assert table["ceiling"] > 0
-    machine = report["machine"]
-    assert machine["versions"]["bnnfx"] == bnnfx.__version__
-    assert machine["processor"]
-    for place in (os.getcwd(), sys.prefix, os.path.expanduser("~")):
-        assert place not in result.stdout
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Puts what the examples read into a folder: resnet18's weights, its file, images, `net.py`."""
+    store = tmp_path_factory.mktemp("examples")
+    torch.manual_seed(5)
+    model = load_model("torchvision:resnet18").eval()
+    torch.save(model.state_dict(), store / "weights.pt")
+    gm = build("torchvision:resnet18", "rbnn", bnnfx.Config(), store / "weights.pt", seed=0)
+    bnnfx.export_onnx(gm, store / "model.onnx", example_inputs=(torch.zeros(1, 3, 224, 224),))
+    np.save(store / "images.npy", np.random.default_rng(0).standard_normal((2, 3, 224, 224)).astype(np.float32))
+    (store / "net.py").write_text(NET)
+
+    def provide(folder: Path) -> None:
+        for path in store.iterdir():
+            (folder / path.name).unlink(missing_ok=True)
+            (folder / path.name).write_bytes(path.read_bytes())
+
+    return provide
 
 
-def test_json_file_beside_the_tables(tmp_path):
-    target = tmp_path / "result.json"
-    assert "bnnfx with kernels" in run("chain.onnx", *QUICK, "--json", str(target), "--seed", "7").stdout
-    report = json.loads(target.read_text())
-    assert report["seed"] == 7
-    assert [row["name"] for row in report["models"][0]["rows"]] == ["bnnfx without kernels", "bnnfx with kernels"]
-    assert report["layers"] == []
+def test_there_are_examples() -> None:
+    assert {command: len(examples(command)) >= 3 for command in COMMANDS} == dict.fromkeys(COMMANDS, True)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="memory is read from /proc")
-def test_memory_is_in_the_table():
-    report = json.loads(run("chain.onnx", "--rounds", "1", "--json", "-").stdout)
-    assert all(row["peak_mib"] > 0 for row in report["models"][0]["rows"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_examples_run_as_written(command: str, files: Callable[[Path], None], chain_files: Path, place: Path) -> None:
+    if command == "bench":  # its measurements take long enough with small files
+        (place / "model.onnx").write_bytes((chain_files / "chain.onnx").read_bytes())
+        (place / "original.onnx").write_bytes((chain_files / "original.onnx").read_bytes())
+    else:
+        files(place)
+    for example in examples(command):
+        program, *arguments = shlex.split(example)
+        assert program == "bnnfx"
+        assert run(*arguments).stdout.strip(), example
+        for option, written in re.findall(r"(-o|--json) (\S+)", example):
+            assert (place / written).stat().st_size > 0, option
 
 
-def test_narrower_instruction_set_is_told(monkeypatch):
-    monkeypatch.setenv("BNNFX_ISA", "portable")
-    report = json.loads(run("chain.onnx", *QUICK, "--json", "-").stdout)
-    assert report["machine"]["isa"] == "portable"
+def test_the_installed_program_runs(place: Path) -> None:
+    program = Path(sys.executable).with_name("bnnfx")
+    command = [program, "inspect", "net.py:make", "--scheme", "xnor"]
+    result = subprocess.run(command, cwd=place, capture_output=True, text=True, check=True)
+    assert "scheme xnor, stage trainable: 2 of 4 layers are binary" in result.stdout
+    assert result.stderr == f"{RANDOM}\n"  # and no progress, which is for terminals
 
 
-def test_model_of_torchvision_in_all_its_forms(monkeypatch):
-    monkeypatch.setattr(models, "_torchvision_model", lambda name: Residual())
-    result = run("torchvision:resnet18", "--scheme", "rbnn", "--size", "8", *QUICK, "--json", "-")
-    report = json.loads(result.stdout)
-    names = [row["name"] for row in report["models"][0]["rows"]]
-    assert names[:5] == [
-        "ONNX Runtime fp32",
-        "ONNX Runtime int8",
-        "bnnfx without kernels",
-        "bnnfx, dialect standard",
-        "bnnfx with kernels",
-    ]
-    assert "weights are random (seed 0)" in report["notes"][0]
-
-
-def test_batch_norms_are_no_identity():
-    torch.manual_seed(0)
-    model = Residual()
-    models._settle(model, torch.randn(4, 3, 8, 8))
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert len(norms) == 3
-    for norm in norms:
-        assert not norm.training
-        assert norm.running_mean.abs().min() > 0
-        assert norm.weight.std() > 0
-
-
-def test_layers():
-    text = run("--layer", "64,32,3,8:2", "--layer", "32,32,1,4", "--rounds", "2").stdout
-    for words in ("64-32 3x3 @ 8x8 stride 2", "32-32 1x1 @ 4x4", "QLinearConv", "BinaryConv2d", "of ceiling"):
-        assert words in text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--threads", "1"], "Give either MODEL or --layer"),
-        (["chain.onnx", "--layer", "all"], "Give either MODEL or --layer"),
-        (["missing.onnx"], "There is no file missing.onnx"),
-        (["chain.onnx", "--float", "missing.onnx"], "There is no file missing.onnx"),
-        (["chain.onnx", "--threads", "0"], "--threads is a number of 1 or more"),
-        (["chain.onnx", "--batch", "1,,2"], "--batch is a number of 1 or more"),
-        (["chain.onnx", "--json", "nowhere/result.json"], "folder that exists"),
-        (["chain.onnx", "--scheme", "xnor"], "--scheme is for models of torchvision"),
-        (["torchvision:resnet18", "--scheme", "nonsense"], "--scheme is one of bireal"),
-        (["torchvision:resnet18", "--float", "original.onnx"], "--float is for files"),
-        (["--layer", "64,64"], "INPUTS,OUTPUTS,KERNEL,SIZE"),
-        (["--layer", "all", "--size", "8"], "--size is for MODEL"),
-    ],
+RANDOM = (
+    "note: the weights of net.py:make are those it is made with, random ones unless it loads others (seed 0); "
+    "--weights gives trained ones"
 )
-def test_usage_errors(arguments, message):
-    assert message in " ".join(run(*arguments, code=2).output.replace("│", " ").split())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["no_model.onnx"], "Error: no_model.onnx is not a valid ONNX file"),
-        (["original.onnx", "--float", "original.onnx"], "Error: --float gives the original of a file that bnnfx wrote"),
-        (["torchvision:resnet19"], "Error: torchvision has no classification model 'resnet19'; it has, for example"),
-    ],
-)
-def test_failures_are_one_line(arguments, message, chain_files):
-    (chain_files / "no_model.onnx").write_text("nothing of the kind")
-    result = run(*arguments, code=1)
-    (line,) = [line for line in result.stderr.splitlines() if line.strip()]
-    assert line.startswith(message)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_completion_offers_schemes(command: str) -> None:
+    environment = {"_BNNFX_COMPLETE": "complete_bash", "COMP_WORDS": f"bnnfx {command} x --scheme ", "COMP_CWORD": "4"}
+    result = CliRunner().invoke(app, [], env=environment, prog_name="bnnfx")
+    assert result.output.split() == bnnfx.schemes()
+
+
+# --- convert ---
+
+
+def test_convert() -> None:
+    result = run("convert", "net.py:make", *BINARY, "-o", "net.onnx")
+    assert "2 of 4 layers are binary (scheme rbnn, dialect bnnfx)" in result.stdout and RANDOM in result.stderr
+    x = torch.randn(3, 3, 8, 8)
+    gm = build("net.py:make", "rbnn", bnnfx.Config(), None, seed=0)
+    assert bnnfx.verify(gm, "net.onnx", (x,))
+    assert [path.name for path in Path().iterdir() if "onnx" in path.name] == ["net.onnx"]
+
+
+def test_convert_by_all_its_options() -> None:
+    options = ["--keep-float", "first", "--layer", "conv2=float", "--layer", "f*=binary", "--option", "centre=true"]
+    options += ["--option", "initial_share=0.5", "--dialect", "standard", "--opset", "20", "--seed", "3"]
+    result = run("convert", "net.py:make", *BINARY, *options, "-o", "net.onnx", "--json", "-")
+    report = json.loads(result.stdout)
+    assert report["binary_layers"] == 2 and report["dialect"] == "standard"
+    assert report["bytes"] == Path("net.onnx").stat().st_size
+    config = bnnfx.Config(
+        ("first",),
+        {"conv2": bnnfx.LayerConfig(binarize=False), "f*": bnnfx.LayerConfig(binarize=True)},
+        {"centre": True, "initial_share": 0.5},
+    )
+    assert bnnfx.verify(build("net.py:make", "rbnn", config, None, seed=3), "net.onnx", (torch.randn(2, 3, 8, 8),))
+    model = onnx.load("net.onnx")
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 20)]
+
+
+def test_nothing_is_kept_float() -> None:
+    run("convert", "net.py:make", *BINARY, "--keep-float", "none", "--json", "report.json")
+    assert json.loads(Path("report.json").read_text())["binary_layers"] == 4
+    assert Path("model.onnx").is_file()
+
+
+@pytest.mark.parametrize("form", ["float", "trained", "distributed", "nested"])
+def test_weights(form: str) -> None:
+    """Of the float model or of the trained graph, which has names that the float model lacks."""
+    torch.manual_seed(9)
+    model = load_model("net.py:make")
+    trained = bnnfx.convert(model, "rbnn").eval()
+    for parameter in trained.parameters():
+        parameter.data.add_(0.1)
+    state = model.state_dict() if form == "float" else trained.state_dict()
+    if form == "distributed":
+        state = {f"module.{name}": value for name, value in state.items()}
+    torch.save({"state_dict": state, "epoch": 3} if form == "nested" else state, "weights.pt")
+    result = run("convert", "net.py:make", *BINARY, "--weights", "weights.pt")
+    assert result.stderr == ""
+    if form == "float":
+        rebuilt = build("net.py:make", "rbnn", bnnfx.Config(), Path("weights.pt"), seed=0)
+        assert torch.equal(rebuilt.get_parameter("conv1.weight"), model.conv1.weight)  # type: ignore[union-attr, arg-type]
+        assert bnnfx.verify(rebuilt, "model.onnx", (torch.randn(2, 3, 8, 8),))
+    else:
+        assert bnnfx.verify(trained, "model.onnx", (torch.randn(2, 3, 8, 8),))
+
+
+def test_module_on_the_path(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
+    monkeypatch.syspath_prepend(place)
+    (place / "one_net.py").write_text(NET)
+    run("convert", "one_net:make", *BINARY)
+
+
+USAGE = [
+    (["convert", "net.py:make", "--input", "1x3x8x8"], "--scheme is one of bireal, rbnn, xnor"),
+    (["convert", "net.py:make", "--scheme", "rbn", "--input", "1x3x8x8"], "got 'rbn'"),
+    (["convert", "net.py:make", "--scheme", "rbnn"], "--input gives the shape"),
+    (["convert", "net.py:make", "--scheme", "rbnn", "--input", "3,8,8"], "--input is sizes with x between"),
+    (["convert", "net.py:make", *BINARY, "--weights", "none.pt"], "There is no file none.pt"),
+    (["convert", "net.py:make", *BINARY, "-o", "nowhere/x.onnx"], "give a file in a folder that exists"),
+    (["convert", "net.py:make", *BINARY, "--json", "nowhere/x"], "give a file in a folder that exists"),
+    (["convert", "net.py:make", *BINARY, "--keep-float", "middle"], "--keep-float is first, last, downsample or none"),
+    (["convert", "net.py:make", *BINARY, "--layer", "fc=both"], "--layer is NAME=float or NAME=binary"),
+    (["convert", "net.py:make", *BINARY, "--option", "centre"], "--option is NAME=VALUE"),
+    (["inspect", "none.onnx"], "There is no file none.onnx"),
+    (["inspect", "resnet18"], "There is no file resnet18; a model is an ONNX file, 'torchvision:NAME'"),
+    (["inspect", "chain.onnx", "--scheme", "xnor"], "--scheme is for models; chain.onnx is a file"),
+    (["inspect", "net.py:make", "--scheme", "xnor", "--costs"], "--costs needs the shape"),
+    (["verify", "net.py:make", "--scheme", "xnor"], "Give a second model"),
+    (["verify", "chain.onnx", "--scheme", "xnor"], "--scheme is for models; these are files"),
+    (["verify", "chain.onnx", "--inputs", "none.npy"], "There is no file none.npy"),
+    (["verify", "chain.onnx", "net.py:make"], "--scheme is one of"),
+]
+FAILURES = [
+    (["convert", "nothing:make", *BINARY], "nothing cannot be imported: No module named 'nothing'"),
+    (["convert", "net.py:none", *BINARY], "net.py has no 'none'"),
+    (["convert", "none.py:make", *BINARY], "There is no file none.py"),
+    (["convert", "net.py:broken", *BINARY], "net.py:broken failed: RuntimeError: no data"),
+    (["convert", "net.py:number", *BINARY], "net.py:number failed: TypeError"),
+    (["convert", "net.py:Untraceable", *BINARY], "Untraceable.forward cannot be traced by torch.fx"),
+    (["convert", "torchvision:resnet19", *BINARY], "torchvision has no classification model 'resnet19'"),
+    (["convert", "make", *BINARY], "A model is given as 'torchvision:NAME'"),
+    (["convert", "net.py:make", "--scheme", "rbnn", "--input", "1x4x8x8"], "The example inputs do not fit the model"),
+    (["convert", "net.py:make", *BINARY, "--option", "speed=2"], "Scheme 'rbnn' has no option 'speed'"),
+    (["convert", "net.py:make", *BINARY, "--layer", "conv9=float"], "Config.layers selects no layer with 'conv9'"),
+    (["convert", "net.py:make", *BINARY, "--dialect", "old"], "Unknown dialect 'old'"),
+    (["convert", "net.py:make", *BINARY, "--opset", "11"], "opset is 18 or higher"),
+    (["convert", "net.py:make", *BINARY, "--weights", "net.py"], "net.py holds no state_dict"),
+    (["convert", "net.py:make", *BINARY, "--weights", "number.pt"], "number.pt holds no state_dict"),
+    (
+        ["convert", "net.py:make", *BINARY, "--weights", "other.pt"],
+        "it lacks 'stem.weight', 'stem.bias', 'bn.weight' and",
+    ),
+    (["convert", "net.py:make", *BINARY, "--weights", "wide.pt"], "do not fit the model: size mismatch for fc.weight"),
+    (["inspect", "text.onnx"], "text.onnx is not a valid ONNX file"),
+    (["verify", "original.onnx"], "original.onnx has no node of domain ai.bnnfx"),
+    (["verify", "original.onnx", "chain.onnx"], "they are not two forms of one model"),
+    (["verify", "chain.onnx", "--inputs", "text.onnx"], "text.onnx holds no arrays of numbers"),
+    (["verify", "chain.onnx", "--inputs", "small.npy"], "The model takes"),
+]
+
+
+def ids(cases: list[tuple[list[str], str]]) -> list[str]:
+    return [message for _, message in cases]
+
+
+@pytest.fixture
+def odd_files(chain_files: Path, place: Path) -> None:
+    """Files that are not what they should be, and two that are."""
+    for name in ("chain.onnx", "original.onnx"):
+        (place / name).write_bytes((chain_files / name).read_bytes())
+    (place / "text.onnx").write_text("nothing of the kind")
+    torch.save({"number": 3}, place / "number.pt")
+    torch.save({"weight": torch.zeros(3)}, place / "other.pt")
+    state = load_model(f"{place}/net.py:make").state_dict()
+    torch.save(state | {"fc.weight": torch.zeros(4, 9)}, place / "wide.pt")
+    np.save(place / "small.npy", np.zeros((1, 3, 4), np.float32))
+
+
+@pytest.mark.usefixtures("odd_files")
+@pytest.mark.parametrize(("arguments", "message"), USAGE, ids=ids(USAGE))
+def test_usage_errors(arguments: list[str], message: str) -> None:
+    result = run(*arguments, code=2)
+    assert message in words(result.output)
+    assert result.stdout == "" and not Path("model.onnx").exists()
+
+
+@pytest.mark.usefixtures("odd_files")
+@pytest.mark.parametrize(("arguments", "message"), FAILURES, ids=ids(FAILURES))
+def test_failures_are_one_line(arguments: list[str], message: str) -> None:
+    before = sorted(path.name for path in Path().iterdir())
+    result = run(*arguments, code=2)
+    (line,) = [line for line in result.stderr.splitlines() if not line.startswith("note: ")]
+    assert line.startswith("Error: ") and message in line
     assert result.stdout == ""
+    assert sorted(path.name for path in Path().iterdir()) == before, "nothing is left half-written"
 
 
-def test_bad_instruction_set_is_a_failure(monkeypatch):
-    monkeypatch.setenv("BNNFX_ISA", "sse9")
-    assert "Error: The environment variable BNNFX_ISA is 'sse9'" in run("chain.onnx", code=1).stderr
+def test_file_that_was_there_survives_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("model.onnx").write_text("precious")
+    monkeypatch.setattr(onnx.checker, "check_model", lambda *_, **__: (_ for _ in ()).throw(ValueError("broken")))
+    run("convert", "net.py:make", *BINARY, code=2)
+    assert Path("model.onnx").read_text() == "precious"
 
 
-def test_missing_library_is_a_failure(monkeypatch, tmp_path):
-    monkeypatch.setattr(bnnfx, "__path__", [str(tmp_path)])
-    assert "pip install" in run("chain.onnx", code=1).stderr
+# --- inspect ---
+
+
+def test_inspect_model() -> None:
+    result = run("inspect", "net.py:make", *BINARY, "--layer", "conv2=float", "--json", "report.json")
+    report = json.loads(Path("report.json").read_text())["explanation"]
+    layers = {layer["name"]: layer for layer in report["layers"]}
+    assert report["stage"] == "packed" and list(layers) == ["stem", "conv1", "conv2", "fc"]
+    assert layers["conv1"]["packed"] is True and layers["conv2"]["binarized"] is False
+    assert "Config.layers says binarize=False" in words(result.stdout)
+    assert "[N, C, H, W]" in words(result.stdout), "brackets are no markup"
+
+
+def test_inspect_file(chain_files: Path) -> None:
+    path = str(chain_files / "chain.onnx")
+    text = run("inspect", path).stdout
+    for part in ("ONNX IR 9", "ai.bnnfx 1", "bnnfx.scheme: bireal", "float[batch, 3, 8, 8]", "BinaryConv2dThreshold"):
+        assert part in text
+    contents = json.loads(run("inspect", path, "--json", "-").stdout)["file"]
+    ours = [operator for operator in contents["operators"] if operator["domain"] == "ai.bnnfx"]
+    assert ours and all(operator["kernel"] and operator["function"] for operator in ours)
+    assert sum(operator["count"] for operator in contents["operators"]) == len(onnx.load(path).graph.node)
+
+
+def test_inspect_foreign_file(chain_files: Path) -> None:
+    contents = json.loads(run("inspect", str(chain_files / "original.onnx"), "--json", "-").stdout)["file"]
+    assert contents["operators"] and all(operator["kernel"] is None for operator in contents["operators"])
+
+
+class Costs:
+    """What `bnnfx.summary` returns, as far as the command line uses it."""
+
+    def __rich__(self) -> str:
+        return "all the costs"
+
+    def to_dict(self) -> dict[str, int]:
+        return {"macs": 7}
+
+
+def test_costs_picture_and_page(monkeypatch: pytest.MonkeyPatch, chain_files: Path) -> None:
+    """The command passes on what it was given; what the functions make of it is their own tests' matter."""
+    calls: list[Any] = []
+    monkeypatch.setattr(bnnfx, "summary", lambda *given: calls.append(given) or Costs(), raising=False)
+    monkeypatch.setattr(bnnfx, "draw", lambda *given: calls.append(given), raising=False)
+    monkeypatch.setattr(bnnfx, "report", lambda *given: calls.append(given), raising=False)
+    arguments = ("--costs", "--svg", "graph.svg", "--html", "page.html", "--json", "report.json")
+    result = run("inspect", "net.py:make", *BINARY, *arguments)
+    assert "all the costs" in result.stdout
+    assert json.loads(Path("report.json").read_text())["costs"] == {"macs": 7}
+    (packed, (x,)), (drawn, svg), ((before, after), html) = calls
+    assert packed is drawn is after and before is not after and x.shape == (1, 3, 8, 8)
+    assert (svg, html) == (Path("graph.svg"), Path("page.html"))
+    run("inspect", str(chain_files / "chain.onnx"), "--costs", "--input", "1x3x8x8")
+    assert calls[-1][0] == chain_files / "chain.onnx" and calls[-1][1][0].shape == (1, 3, 8, 8)
+
+
+# --- verify ---
+
+
+def test_verify_file_by_itself(chain_files: Path) -> None:
+    path = str(chain_files / "chain.onnx")
+    assert run("verify", path, "--samples", "3").stdout.startswith("equal: 0 of")
+    report = json.loads(run("verify", path, "--json", "-", "--samples", "3").stdout)
+    assert report["equal"] is True and report["samples"] == 3 and len(report["nodes"]) == 4
+
+
+def test_verify_model_with_its_file() -> None:
+    run("convert", "net.py:make", *BINARY, "-o", "net.onnx")
+    assert run("verify", "net.py:make", "net.onnx", "--scheme", "rbnn").stdout.startswith("equal")
+    assert run("verify", "net.onnx", "net.py:make", "--scheme", "rbnn", "--no-kernels").stdout.startswith("equal")
+
+
+@pytest.mark.parametrize("spoiled", ["seed", "scheme", "byte"])
+def test_verify_what_differs(spoiled: str) -> None:
+    run("convert", "net.py:make", *BINARY, "-o", "net.onnx")
+    if spoiled == "byte":
+        model = onnx.load("net.onnx")
+        weight = next(tensor for tensor in model.graph.initializer if "weight_bits" in tensor.name)
+        weight.raw_data = bytes([weight.raw_data[0] ^ 1]) + weight.raw_data[1:]
+        onnx.save(model, "net.onnx")
+    scheme = "xnor" if spoiled == "scheme" else "rbnn"
+    seed = "1" if spoiled == "seed" else "0"
+    result = run("verify", "net.py:make", "net.onnx", "--scheme", scheme, "--seed", seed, code=1)
+    assert result.stdout.startswith("NOT EQUAL")
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_verify_on_given_inputs(chain_files: Path, suffix: str) -> None:
+    array = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
+    np.save("x.npy", array) if suffix == ".npy" else np.savez("x.npz", first=array)
+    path = str(chain_files / "chain.onnx")
+    assert json.loads(run("verify", path, "--inputs", f"x{suffix}", "--json", "-").stdout)["samples"] == 5

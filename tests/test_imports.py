@@ -33,8 +33,9 @@ ALLOWED = {
     "passes": {"core", *BELOW_CORE},
     "analysis": {"analysis", "core", *BELOW_CORE},
     "pipelines": {"passes", "core"},
-    "bench": {"bench", "api", "calibration", "config", "errors", "export", "ops", "runtime", "_torchvision"},
-    "cli": {"bench", "errors", "schemes"},
+    "model_source": {"_torchvision", "api", "config", "errors"},
+    "bench": {"bench", "api", "calibration", "config", "errors", "export", "model_source", "ops", "runtime"},
+    "cli": {"", "cli", "bench", "config", "errors", "inspect", "model_source", "ops", "runtime", "schemes"},
 }
 TOPMOST = {"bench", "cli"}  # imported by no other part
 EXTRAS = {"torchvision", "openvino", "fast_sugiyama", "font_source_sans_pro", "resvg_py"}  # need not be installed

@@ -10,7 +10,7 @@ from bnnfx.bench.layer import measure_layer
 from bnnfx.bench.layer_files import LayerShape
 from bnnfx.bench.machine import Machine, describe
 from bnnfx.bench.model import Notify, measure
-from bnnfx.bench.models import Files, onnx_files, torchvision_files
+from bnnfx.bench.models import Files, model_files, onnx_files
 from bnnfx.bench.report import Report
 from bnnfx.bench.timing import Effort
 
@@ -36,15 +36,15 @@ class Settings:
     seed: int = 0
 
 
-def bench_torchvision(name: str, scheme: str, size: int, settings: Settings, notify: Notify) -> Report:
-    """Benchmark a model of torchvision in all its forms.
+def bench_model(source: str, scheme: str, shape: Sequence[int], settings: Settings, notify: Notify) -> Report:
+    """Benchmark a model in all its forms; `source` names it as for `bnnfx.model_source.load_model`.
 
     Raises:
         BnnfxError: it cannot be built or run.
     """
     with TemporaryDirectory() as folder:
-        notify(f"building {name} as {scheme}", 0.0)
-        return _bench_files(torchvision_files(name, scheme, size, settings.seed, Path(folder)), settings, notify)
+        notify(f"building {source} as {scheme}", 0.0)
+        return _bench_files(model_files(source, scheme, shape, settings.seed, Path(folder)), settings, notify)
 
 
 def bench_file(path: Path, original: Path | None, size: int | None, settings: Settings, notify: Notify) -> Report:

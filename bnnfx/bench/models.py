@@ -1,6 +1,6 @@
-"""What is benchmarked: a model of torchvision in all its forms, or an ONNX file."""
+"""What is benchmarked: a model in all its forms, or an ONNX file."""
 
-import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,18 +8,16 @@ import onnx
 import torch
 from torch import nn
 
-from bnnfx._torchvision import import_torchvision
 from bnnfx.api import convert, lower
 from bnnfx.bench.inputs import Input, read_inputs
 from bnnfx.bench.quiet import quiet
 from bnnfx.calibration import calibrate
 from bnnfx.errors import BenchmarkError, first_line
 from bnnfx.export import export_onnx
+from bnnfx.model_source import load_model
 from bnnfx.ops.registry import ONNX_DOMAIN
 from bnnfx.runtime.session import read_model
 
-PREFIX = "torchvision:"
-IMAGE_SIZE = 224
 _EXAMPLES = 4  # images that batch-norm statistics come from
 
 
@@ -42,28 +40,29 @@ class Files:
     notes: tuple[str, ...] = ()
 
 
-def torchvision_files(name: str, scheme: str, size: int, seed: int, folder: Path) -> Files:
-    """Build a model of torchvision with random weights, binarize it, and write all three forms.
+def model_files(source: str, scheme: str, shape: Sequence[int], seed: int, folder: Path) -> Files:
+    """Build a model with random weights, binarize it, and write all three forms.
 
     Args:
-        name: of the model, as `torchvision.models.list_models` spells it.
+        source: names the model, as for `bnnfx.model_source.load_model`.
         scheme: one of `bnnfx.schemes()`.
-        size: rows and columns of an image.
+        shape: of one image, such as (3, 224, 224).
         seed: of the weights and of the images that the batch-norm statistics come from.
         folder: where the files go.
 
     Raises:
-        BenchmarkError: there is no such model, or it does not take images of this size.
+        ModelSourceError: there is no such model.
+        BenchmarkError: it does not take images of this shape.
         ConversionError: it cannot be binarized.
     """
     torch.manual_seed(seed)
-    model = _torchvision_model(name)
-    images = torch.randn(_EXAMPLES, 3, size, size)
+    model = load_model(source)
+    images = torch.randn(_EXAMPLES, *shape)
     try:
         _settle(model, images)
     except Exception as error:
         raise BenchmarkError(
-            f"torchvision's {name} cannot run on {size}x{size} images; --size gives another size. "
+            f"{source} cannot run on inputs of {'x'.join(map(str, shape))}; --input (or --size) gives another shape. "
             f"It said: {first_line(error)}"
         ) from error
     original = export_float(model, images[:2], folder)
@@ -71,7 +70,7 @@ def torchvision_files(name: str, scheme: str, size: int, seed: int, folder: Path
     calibrate(bnn, [images])
     packed = lower(bnn, (images[:1],))
     return Files(
-        read_inputs(onnx.load(original), name, size),
+        read_inputs(onnx.load(original), source, None),
         original,
         export_onnx(packed, folder / "bnnfx.onnx"),
         export_onnx(packed, folder / "standard.onnx", dialect="standard"),
@@ -135,20 +134,6 @@ def onnx_files(path: Path, original: Path | None, size: int | None) -> Files:
 
 def _shapes(inputs: tuple[Input, ...]) -> str:
     return ", ".join("x".join("batch" if size is None else str(size) for size in value.shape) for value in inputs)
-
-
-def _torchvision_model(name: str) -> nn.Module:
-    try:
-        models = import_torchvision().models
-    except ImportError as error:
-        raise BenchmarkError("torchvision is not installed: pip install 'bnnfx[vision]'.") from error
-    known = models.list_models(module=models)
-    if name not in known:
-        close = ", ".join(difflib.get_close_matches(name, known, 3)) or ", ".join(known[:3])
-        raise BenchmarkError(f"torchvision has no classification model '{name}'; it has, for example, {close}.")
-    model = models.get_model(name, weights=None)
-    assert isinstance(model, nn.Module)
-    return model
 
 
 def _settle(model: nn.Module, images: torch.Tensor) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from bnnfx.config import Config
+from bnnfx.core.dataflow import weight_bits
 from bnnfx.core.record import Remark
 from bnnfx.schemes import Scheme
 
@@ -21,6 +22,7 @@ class ConvertContext:
         config: the user's choices.
         shapes: shapes of the traced values, empty if no example inputs were given; nodes made later have none.
         leaves: the submodules that could not be traced, with the reason.
+        layers: the layers with a weight of the user's model and their types; `SelectLayers` adds functional calls.
         binary: the layers that will be binarized and their resolved options; `SelectLayers` fills it.
     """
 
@@ -28,6 +30,7 @@ class ConvertContext:
     config: Config
     shapes: Mapping[fx.Node, torch.Size] = field(default_factory=dict)
     leaves: Sequence[Remark] = ()
+    layers: dict[str, str] = field(default_factory=dict)
     binary: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def is_binary(self, node: fx.Node) -> bool:
@@ -41,6 +44,13 @@ class LowerContext:
 
     Attributes:
         shapes: shapes of the values on the example inputs; a pass that replaces a node by one of equal shape adds it.
+        packed: the buffers that hold weight bits, and the layer that each comes from; `PackLayers` fills it.
     """
 
     shapes: dict[fx.Node, torch.Size]
+    packed: dict[str, str] = field(default_factory=dict)
+
+    def layers_of(self, node: object) -> tuple[str, ...]:
+        """The layer that a packed convolution was made from; nothing for any other node."""
+        layer = self.packed.get(weight_bits(node) or "")
+        return () if layer is None else (layer,)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from bnnfx.ops import PACKED_OPS, PackedOp
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear, nn.Bilinear)
+WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
 """Modules whose weight could be binarized in principle; the ones we binarize are `bnnfx.nn.BINARY_LAYERS`."""
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -77,6 +77,15 @@ def packed_result(node: object) -> PackedResult | None:
     elif op is not None and len(op.outputs) > 1:
         return None
     return None if op is None else PackedResult(op, op.outputs[index])
+
+
+def weight_bits(node: object) -> str | None:
+    """The buffer that holds the weight bits of a packed convolution; None for any other node."""
+    op = packed_op(node)
+    if op is None or "weight" not in op.tensors:
+        return None
+    weight = node.args[op.tensors.index("weight")]  # type: ignore[attr-defined]
+    return str(weight.target)
 
 
 def is_view(node: object) -> bool:

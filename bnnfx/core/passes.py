@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import fx, nn
 
-from bnnfx.core.record import PassReport, Record, Remark
+from bnnfx.core.record import PassReport, Record, Refusal, Remark
 from bnnfx.core.stage import Stage, check_contract
 
 C = TypeVar("C")
@@ -37,8 +37,8 @@ class Pass(ABC, Generic[C, M]):
     def match(self) -> Iterable[M]:
         """The places where the pass could apply, in graph order; asked lazily, so later matches see a rewrite."""
 
-    def allowed(self, match: M) -> str | None:
-        """The reason not to rewrite here, with what would change it; None if nothing speaks against it."""
+    def allowed(self, match: M) -> Refusal | None:
+        """The reason not to rewrite here, and what would change it; None if nothing speaks against it."""
         return None
 
     @abstractmethod
@@ -49,12 +49,16 @@ class Pass(ABC, Generic[C, M]):
     def subject(self, match: M) -> str:
         """Name of a match in reports: the layer's qualified name where there is one, else the node's."""
 
+    def layers(self, match: M) -> tuple[str, ...]:
+        """The layers of the float model that a refusal of this match concerns; the subject itself is always one."""
+        return ()
+
     def finish(self) -> None:
         """Called after the last match, for what can only be said of the whole graph."""
 
-    def note(self, subject: str, reason: str) -> None:
+    def note(self, subject: str, reason: str, remedy: str = "", layers: tuple[str, ...] = ()) -> None:
         """Record something noticed that is no refusal."""
-        self.report.notes.append(Remark(subject, reason))
+        self.report.notes.append(Remark(subject, reason, remedy, layers))
 
 
 def run_passes(
@@ -72,12 +76,13 @@ def run_passes(
         before = _fingerprint(gm)
         for match in pass_.match():
             subject = pass_.subject(match)
-            reason = pass_.allowed(match)
-            if reason is None:
+            refusal = pass_.allowed(match)
+            if refusal is None:
                 pass_.rewrite(match)
                 pass_.report.applied.append(subject)
             else:
-                pass_.report.refused.append(Remark(subject, reason))
+                remark = Remark(subject, refusal.reason, refusal.remedy, pass_.layers(match))
+                pass_.report.refused.append(remark)
         pass_.finish()
         gm.graph.eliminate_dead_code()
         gm.delete_all_unused_submodules()

@@ -21,11 +21,33 @@ _ATTRIBUTE = "_bnnfx_record"
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A pass's no to one place.
+
+    Attributes:
+        reason: what speaks against it.
+        remedy: the edit, of the model or of an argument, that would change it; empty where none is known.
+    """
+
+    reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
 class Remark:
-    """A pass's word on one node or layer: why it was left as it is, or what was noticed there."""
+    """A pass's word on one node or layer: why it was left as it is, or what was noticed there.
+
+    Attributes:
+        subject: the layer's qualified name where there is one, else the node's.
+        reason: why, or what.
+        remedy: the edit that would change it; empty where none is known, or none is needed.
+        layers: the layers of the float model that it concerns, by qualified name.
+    """
 
     subject: str
     reason: str
+    remedy: str = ""
+    layers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -57,6 +79,9 @@ class Record:
         options: the scheme's options, for all layers.
         reports: one per pass, in order.
         inputs: shape and element type of each argument of forward that it was lowered for; axis 0 is the free batch.
+        layers: the layers with a weight of the float model and the names of their types, by qualified name, and the
+            calls of their functional forms, by the node's name.
+        packed: the buffers of a packed graph that hold weight bits, and the layer that each comes from.
     """
 
     stage: "Stage"
@@ -64,6 +89,8 @@ class Record:
     options: dict[str, object] = field(default_factory=dict)
     reports: list[PassReport] = field(default_factory=list)
     inputs: tuple[tuple[torch.Size, torch.dtype], ...] = ()
+    layers: dict[str, str] = field(default_factory=dict)
+    packed: dict[str, str] = field(default_factory=dict)
 
     def refusals(self) -> list[Remark]:
         """Every refusal, in the order of the passes."""
@@ -71,7 +98,7 @@ class Record:
 
     def continued(self) -> "Record":
         """A copy to go on writing in, so that the graph it came from keeps its own history."""
-        return dataclasses.replace(self, reports=list(self.reports))
+        return dataclasses.replace(self, reports=list(self.reports), packed=dict(self.packed))
 
 
 def attach(gm: fx.GraphModule, record: Record) -> None:

@@ -76,7 +76,22 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
     for name, module in gm.named_modules():
         module.training = modes.get(name, model.training)
     remarks = [
-        Remark(path, f"kept as a float leaf, torch.fx cannot trace it: {first_line(cause)}")
+        Remark(path, f"kept as a float leaf, torch.fx cannot trace it: {first_line(cause)}", _REMEDY)
         for path, cause in leaves.items()
     ]
     return gm, remarks
+
+
+_REMEDY = (
+    "write its forward without Python decisions about values (torch.where for an if), or move only the part that needs "
+    "them into a submodule of its own"
+)
+
+
+def weight_layers(model: nn.Module) -> dict[str, str]:
+    """Every layer with a weight that a model has, whether its forward calls it or not: names and types.
+
+    >>> weight_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Sequential(nn.LSTM(8, 8))))
+    {'0': 'Conv2d', '2.0': 'LSTM'}
+    """
+    return {name: type(module).__name__ for name, module in model.named_modules() if isinstance(module, WEIGHT_LAYERS)}

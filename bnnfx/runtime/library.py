@@ -1,12 +1,18 @@
 """Where the shared library with the ONNX Runtime kernels is, and what it says about this processor."""
 
 import ctypes
+import functools
 import os
 import sys
 from pathlib import Path
 
+import onnx
+import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
+
 import bnnfx
 from bnnfx.errors import BenchmarkError
+from bnnfx.ops.registry import ONNX_DOMAIN, OPSET_VERSION
 
 _FILE_NAMES = {"win32": "bnnfx_ops.dll", "darwin": "libbnnfx_ops.dylib"}
 
@@ -96,3 +102,35 @@ def ceiling() -> float:
     function = ctypes.CDLL(str(library_path())).bnnfx_ceiling
     function.restype = ctypes.c_double
     return float(function())
+
+
+@functools.cache
+def has_kernel(onnx_name: str) -> bool:
+    """Whether the library has a kernel for an operator of domain ``ai.bnnfx``; ONNX Runtime is asked.
+
+    It is given a node that no operator of ours would take: what it complains of, the node's inputs or its name, tells.
+
+    Args:
+        onnx_name: the operator's name in an exported file.
+
+    Raises:
+        FileNotFoundError: the library was never built.
+
+    Example:
+        >>> has_kernel("Pack"), has_kernel("Unpack")
+        (True, False)
+    """
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    graph = onnx.helper.make_graph([onnx.helper.make_node(onnx_name, [], ["y"], domain=ONNX_DOMAIN)], "g", [], [result])
+    versions = [onnx.helper.make_opsetid("", 18), onnx.helper.make_opsetid(ONNX_DOMAIN, OPSET_VERSION)]
+    model = onnx.helper.make_model(graph, opset_imports=versions, ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(library_path()))
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except InvalidGraph:
+        return True
+    except Fail:
+        return False
+    raise AssertionError(f"a node of {onnx_name} without inputs is valid, which no operator of ours is")

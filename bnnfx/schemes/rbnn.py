@@ -149,7 +149,7 @@ def _weight(layer: nn.Module, options: Options) -> WeightBinarizer:
 def _refuses(layer: nn.Module) -> str | None:
     weight = layer.weight
     if isinstance(weight, Tensor) and weight[0].numel() == 1:
-        return "its filters have a single weight, which centring would turn to zero; another scheme can binarize it"
+        return "its filters have a single weight, which centring would turn to zero"
     return None
 
 

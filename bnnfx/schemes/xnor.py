@@ -35,10 +35,7 @@ class CentredScaledSign(ScaledSign):
 def _refuses(layer: nn.Module) -> str | None:
     weight = layer.weight
     if isinstance(weight, Tensor) and weight.shape[1] == 1:
-        return (
-            "each filter reads one input channel, and centring over the input channels would leave zeros; "
-            "another scheme can binarize it"
-        )
+        return "each filter reads one input channel, and centring over the input channels would leave zeros"
     return None
 
 

@@ -7,7 +7,7 @@ from torch import fx, nn
 
 from bnnfx.core import edit
 from bnnfx.core.passes import Pass, run_passes
-from bnnfx.core.record import Record, Remark
+from bnnfx.core.record import Record, Refusal, Remark
 from bnnfx.core.stage import Stage
 from bnnfx.errors import StageError
 from bnnfx.nn import BinaryConv2d
@@ -146,7 +146,10 @@ def test_graph_is_recompiled():
 
 class Refuses(Convolutions):
     def allowed(self, match):
-        return None if match.target == "1" else f"{match.target} is not liked"
+        return None if match.target == "1" else Refusal(f"{match.target} is not liked", "like it")
+
+    def layers(self, match):
+        return (f"layer {match.target}",)
 
     def finish(self):
         self.note("all", "seen")
@@ -155,7 +158,10 @@ class Refuses(Convolutions):
 def test_refusals_and_notes_are_collected():
     report, _ = run(Refuses)
     assert report.applied == ["1"]
-    assert report.refused == [Remark("0", "0 is not liked"), Remark("2", "2 is not liked")]
+    assert report.refused == [
+        Remark("0", "0 is not liked", "like it", ("layer 0",)),
+        Remark("2", "2 is not liked", "like it", ("layer 2",)),
+    ]
     assert report.notes == [Remark("all", "seen")]
     record = Record(Stage.CANONICAL)
     run_passes(graph(), (Refuses, Refuses), None, record)

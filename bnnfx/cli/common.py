@@ -1,0 +1,283 @@
+"""What the commands share: options of a model, progress, results as tables or JSON, and errors in one line."""
+
+import ast
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+from typer.core import TyperGroup
+
+from bnnfx.config import FLOAT_KEYWORDS, Config, LayerConfig
+from bnnfx.errors import BnnfxError
+from bnnfx.model_source import FORMS, IMAGE_SIZE, PREFIX
+from bnnfx.schemes import schemes
+
+if TYPE_CHECKING:
+    from torch import Tensor, fx
+
+    from bnnfx.bench.model import Notify
+
+_WIDTH = 120  # of tables that do not go to a terminal
+STDOUT = "-"
+_NOTHING = "none"
+
+
+class _Group(TyperGroup):
+    """Keeps the command line as it was typed, for reports that quote it."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        ctx.obj = ["bnnfx", *args]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, rich_markup_mode="markdown")
+
+
+@app.callback()
+def main() -> None:
+    """bnnfx: a compiler for binary neural networks.
+
+    Exit status: 0, all is well; 1, two models differ (`verify`); 2, the command or what it was given is wrong.
+    """
+
+
+SchemeOption = Annotated[
+    str | None, typer.Option(help="Scheme to binarize the model by.", autocompletion=schemes, show_default=False)
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SIZES",
+        help=f"Shape of an argument of forward with its batch, such as `1x3x32x32`; once for each argument. "
+        f"`1x3x{IMAGE_SIZE}x{IMAGE_SIZE}` for models of torchvision.",
+        show_default=False,
+    ),
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="The state_dict of the float model, or of the converted one after training: `.pt`, `.pth` or "
+        "`.safetensors`. Without it the weights are random.",
+        show_default=False,
+    ),
+]
+KeepFloatOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="WORD",
+        help=f"Layers that stay float: {', '.join(f'`{word}`' for word in FLOAT_KEYWORDS)}; may be repeated. "
+        f"All of these if not given; `{_NOTHING}` for none.",
+        show_default=False,
+    ),
+]
+LayerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="GLOB=float|binary",
+        help="What the layers of this name, or of names that match, become. May be repeated.",
+        show_default=False,
+    ),
+]
+OptionOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME=VALUE", help="An option of the scheme. May be repeated.", show_default=False),
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+JsonOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Also write everything as JSON; `-` prints it instead of tables.", show_default=False
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A model to be converted, as the options of a command describe it.
+
+    Attributes:
+        source: names the model.
+        scheme: to binarize it by.
+        config: which layers stay float, and options of the scheme.
+        weights: the file with its weights, if one was given.
+        shapes: of the arguments of forward; none if they were not given.
+        seed: of everything random.
+    """
+
+    source: str
+    scheme: str
+    config: Config
+    weights: Path | None
+    shapes: tuple[tuple[int, ...], ...]
+    seed: int
+
+    def build(self) -> "fx.GraphModule":
+        """The converted model, in evaluation mode; what is random about it is said on standard error."""
+        from bnnfx.model_source import build
+
+        if self.weights is None:
+            random = self.source.startswith(PREFIX)
+            kind = "random" if random else "those it is made with, random ones unless it loads others"
+            say(f"the weights of {self.source} are {kind} (seed {self.seed}); --weights gives trained ones")
+        return build(self.source, self.scheme, self.config, self.weights, self.seed)
+
+    def example_inputs(self) -> "tuple[Tensor, ...]":
+        """One sample of zeros per argument."""
+        import torch
+
+        return tuple(torch.zeros(1, *shape[1:]) for shape in self.shapes)
+
+
+def request(
+    source: str,
+    scheme: str | None,
+    inputs: list[str] | None,
+    weights: Path | None,
+    keep_float: list[str] | None,
+    layers: list[str] | None,
+    options: list[str] | None,
+    seed: int,
+) -> Request:
+    """Checks the options of a model before anything is done."""
+    if scheme not in schemes():
+        given = "it was not given" if scheme is None else f"got '{scheme}'"
+        raise typer.BadParameter(f"--scheme is one of {', '.join(schemes())}; {given}.")
+    if weights is not None and not weights.is_file():
+        raise typer.BadParameter(f"There is no file {weights} for --weights.")
+    shapes = tuple(shape(text) for text in inputs or ())
+    if not shapes and source.startswith(PREFIX):
+        shapes = ((1, 3, IMAGE_SIZE, IMAGE_SIZE),)
+    words = tuple(keep_float) if keep_float else FLOAT_KEYWORDS
+    words = () if words == (_NOTHING,) else words
+    unknown = [word for word in words if word not in FLOAT_KEYWORDS]
+    if unknown:
+        raise typer.BadParameter(f"--keep-float is {', '.join(FLOAT_KEYWORDS)} or {_NOTHING}; got {unknown[0]}.")
+    config = Config(words, dict(_layer(text) for text in layers or ()), dict(_option(text) for text in options or ()))
+    return Request(source, scheme, config, weights, shapes, seed)
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """`1x3x32x32` as numbers."""
+    sizes = text.split("x")
+    if len(sizes) < 2 or not all(size.isdecimal() and int(size) for size in sizes):
+        raise typer.BadParameter(f"--input is sizes with x between, the batch first, such as 1x3x32x32; got '{text}'.")
+    return tuple(map(int, sizes))
+
+
+def _layer(text: str) -> tuple[str, LayerConfig]:
+    name, _, kind = text.rpartition("=")
+    if not name or kind not in ("float", "binary"):
+        raise typer.BadParameter(f"--layer is NAME=float or NAME=binary, NAME may be a glob; got '{text}'.")
+    return name, LayerConfig(binarize=kind == "binary")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    name, separator, value = text.partition("=")
+    if not name or not separator:
+        raise typer.BadParameter(f"--option is NAME=VALUE; got '{text}'.")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, {"true": True, "false": False}.get(value, value)
+
+
+def is_file_of_onnx(text: str) -> bool:
+    """Whether a model is given as an ONNX file; anything that ends so, or is a file that is no Python.
+
+    A text that is neither a file nor the name of a model is refused.
+    """
+    path = Path(text)
+    if path.suffix == ".onnx" or (path.is_file() and path.suffix != ".py"):
+        if not path.is_file():
+            raise typer.BadParameter(f"There is no file {path}; a model is an ONNX file, {FORMS}.")
+        return True
+    if ":" not in text:
+        raise typer.BadParameter(f"There is no file {path}; a model is an ONNX file, {FORMS}.")
+    return False
+
+
+def refuse(options: Mapping[str, object], reason: str) -> None:
+    """Raises if one of the options was given."""
+    for name, value in options.items():
+        if value:
+            raise typer.BadParameter(f"{name} {reason}.")
+
+
+def target(text: str | Path | None, option: str) -> Path | None:
+    """The file to write, checked before the work rather than after it; None for no file, or standard output."""
+    if text is None or text == STDOUT:
+        return None
+    path = Path(text)
+    if not path.parent.is_dir() or path.is_dir():
+        raise typer.BadParameter(f"{option} {path}: give a file in a folder that exists, or '{STDOUT}'.")
+    return path
+
+
+def show(items: Sequence[RenderableType], json_text: str, json: str | None) -> None:
+    """Print tables and text, and write JSON, as `--json` says."""
+    path = target(json, "--json")
+    if path is not None:
+        _write_whole(path, json_text)
+    if json == STDOUT:
+        typer.echo(json_text, nl=False)
+        return
+    # names of nodes and messages may hold brackets, which are not markup
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False, emoji=False)
+    for item in items:
+        console.print(item)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp gives the file to its owner alone
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def say(text: str) -> None:
+    """A remark on standard error, beside the result."""
+    typer.echo(f"note: {text}", err=True)
+
+
+@contextmanager
+def progress() -> Iterator["Notify"]:
+    """A line on a terminal's standard error that says what is going on, and vanishes afterwards."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=1.0)
+        yield lambda text, done: bar.update(task, description=text, completed=done)
+
+
+@contextmanager
+def failure_in_one_line() -> Iterator[None]:
+    """Turns the errors that are meant for users into one line on standard error and exit status 2; so warnings too."""
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default", UserWarning)
+            try:
+                yield
+            finally:
+                for text in dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning):
+                    say(text)
+    except (BnnfxError, FileNotFoundError, ValueError) as error:
+        typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(2) from error
