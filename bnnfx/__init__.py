@@ -22,7 +22,7 @@ from bnnfx.errors import (
     StageError,
 )
 from bnnfx.export import export_onnx
-from bnnfx.inspect import Explanation, Verification, draw, explain, verify
+from bnnfx.inspect import Explanation, Summary, Verification, draw, explain, summary, verify
 from bnnfx.runtime import Session, library_path, load
 from bnnfx.schedule import Schedule
 from bnnfx.schemes import Scheme, register_scheme, schemes
@@ -46,6 +46,7 @@ __all__ = [
     "Scheme",
     "Session",
     "StageError",
+    "Summary",
     "Verification",
     "analysis",
     "calibrate",
@@ -58,5 +59,6 @@ __all__ = [
     "lower",
     "register_scheme",
     "schemes",
+    "summary",
     "verify",
 ]

@@ -26,6 +26,16 @@ def test_first_block_runs_from_float_to_onnx(tmp_path, monkeypatch, capsys):
     assert len(BLOCKS[0].splitlines()) <= 20
 
 
+def test_summary_block_takes_every_form(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model, x = _network(), torch.randn(4, 3, 8, 8)
+    packed = bnnfx.lower(bnnfx.convert(model, "rbnn"), (x,))
+    bnnfx.export_onnx(packed, "model.onnx")
+    block = next(block for block in BLOCKS if "bnnfx.summary" in block)
+    exec(block, {"bnnfx": bnnfx, "model": model, "x": x, "packed": packed})
+    assert capsys.readouterr().out.count("│ total") == 2
+
+
 def test_config_block_is_a_valid_config():
     names: dict = {"bnnfx": bnnfx}
     exec(BLOCKS[1], names)

@@ -1,9 +1,7 @@
 """What the commands share: options of a model, progress, results as tables or JSON, and errors in one line."""
 
 import ast
-import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from typer.core import TyperGroup
 
 from bnnfx.config import FLOAT_KEYWORDS, Config, LayerConfig
+from bnnfx.core.files import write_whole
 from bnnfx.errors import BnnfxError
 from bnnfx.model_source import FORMS, IMAGE_SIZE, PREFIX
 from bnnfx.schemes import schemes
@@ -227,7 +226,7 @@ def show(items: Sequence[RenderableType], json_text: str, json: str | None) -> N
     """Print tables and text, and write JSON, as `--json` says."""
     path = target(json, "--json")
     if path is not None:
-        _write_whole(path, json_text)
+        write_whole(path, json_text)
     if json == STDOUT:
         typer.echo(json_text, nl=False)
         return
@@ -235,21 +234,6 @@ def show(items: Sequence[RenderableType], json_text: str, json: str | None) -> N
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False, emoji=False)
     for item in items:
         console.print(item)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp gives the file to its owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 def say(text: str) -> None:

@@ -96,7 +96,7 @@ def _inspect_model(
     found: dict[str, Any] = {"explanation": explanation.to_dict()}
     items: list[RenderableType] = [explanation]
     if costs:
-        summary = bnnfx.summary(graphs[-1], wanted.example_inputs())  # type: ignore[attr-defined]
+        summary = bnnfx.summary(graphs[-1], wanted.example_inputs())
         found["costs"] = summary.to_dict()
         items.append(summary)
     if svg is not None:
@@ -118,7 +118,7 @@ def _inspect_file(path: Path, inputs: list[str] | None, costs: bool) -> tuple[di
     items: list[RenderableType] = [contents]
     if costs:
         examples = tuple(torch.zeros(shape(text)) for text in inputs or ())
-        summary = bnnfx.summary(path, examples)  # type: ignore[attr-defined]
+        summary = bnnfx.summary(path, examples)
         found["costs"] = summary.to_dict()
         items.append(summary)
     return found, items

@@ -5,13 +5,13 @@ import tempfile
 from pathlib import Path
 
 
-def write_whole(path: str | Path, text: str) -> Path:
-    """Write to a temporary name in the same folder, then move."""
+def write_whole(path: str | Path, content: str | bytes) -> Path:
+    """Write to a temporary name in the same folder, then move; text is stored as UTF-8."""
     path = Path(path)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)  # mkstemp gives the file to its owner alone

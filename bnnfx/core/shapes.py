@@ -1,9 +1,11 @@
 """Shapes of a graph's values, found by running it once on example inputs."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bnnfx.errors import ExampleInputError, first_line
 
@@ -50,8 +52,16 @@ def as_tensors(example_inputs: object) -> tuple[torch.Tensor, ...]:
     )
 
 
-def infer_shapes(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> dict[fx.Node, torch.Size]:
+def infer_shapes(
+    gm: fx.GraphModule, example_inputs: tuple[Any, ...], *, compute: bool = True
+) -> dict[fx.Node, torch.Size]:
     """The shape of every tensor in the graph, in evaluation mode; the graph itself is not changed.
+
+    Args:
+        gm: any graph.
+        example_inputs: arguments of its forward.
+        compute: also compute the values. Without, nothing takes time or memory, and a module that asks for a value
+            (`if x.sum() > 0`) fails.
 
     Raises:
         ExampleInputError: wrong number or shape of inputs, naming the node that fails.
@@ -66,9 +76,10 @@ def infer_shapes(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> dict[fx
     training = {name: module.training for name, module in gm.named_modules()}
     gm.eval()
     recorder = _ShapeRecorder(gm)
+    fakes = FakeTensorMode(allow_non_fake_inputs=True)
     try:
-        with torch.no_grad():
-            recorder.run(*example_inputs)
+        with torch.no_grad(), nullcontext() if compute else fakes:
+            recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
     finally:
         for name, module in gm.named_modules():
             module.training = training[name]

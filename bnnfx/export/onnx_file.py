@@ -3,8 +3,6 @@
 import copy
 import json
 import logging
-import os
-import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import torch
 from torch import fx
 
 from bnnfx.api import lower
+from bnnfx.core.files import write_whole
 from bnnfx.core.record import record_of, require_stage
 from bnnfx.core.stage import Stage
 from bnnfx.errors import ExportError, first_line
@@ -76,7 +75,7 @@ def export_onnx(
         _set_opset(model, ONNX_DOMAIN, None)
     write_packed_maps(model, maps)
     onnx.checker.check_model(model, full_check=True)
-    _write(model, path)
+    write_whole(path, model.SerializeToString())
     return path
 
 
@@ -209,21 +208,6 @@ def _set_opset(model: onnx.ModelProto, domain: str, number: int | None) -> None:
     model.opset_import.extend(kept)
     if number is not None:
         model.opset_import.append(onnx.helper.make_opsetid(domain, number))
-
-
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    """Write to a temporary name in the same folder, then move."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(model.SerializeToString())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp gives the file to its owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 @contextmanager

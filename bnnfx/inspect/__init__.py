@@ -1,7 +1,20 @@
-"""Looking at graphs and comparing them."""
+"""Looking at graphs, comparing them, and counting what they cost."""
 
+from bnnfx.inspect.costs import Cost, LayerCost, Operands
 from bnnfx.inspect.draw import draw
 from bnnfx.inspect.explain import Explanation, explain
+from bnnfx.inspect.summary import Summary, summary
 from bnnfx.inspect.verify import Verification, verify
 
-__all__ = ["Explanation", "Verification", "draw", "explain", "verify"]
+__all__ = [
+    "Cost",
+    "Explanation",
+    "LayerCost",
+    "Operands",
+    "Summary",
+    "Verification",
+    "draw",
+    "explain",
+    "summary",
+    "verify",
+]

@@ -1,14 +1,12 @@
 """`bnnfx.draw`: a graph as a picture in a file."""
 
-import contextlib
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from bnnfx.core.files import write_whole
 from bnnfx.errors import ExportError
 from bnnfx.inspect.graph_view import view
 from bnnfx.inspect.layout_layers import require_extra
@@ -50,20 +48,7 @@ def draw(gm: nn.Module, path: str | Path, *, example_inputs: tuple[Any, ...] | N
         raise ValueError(f"A picture is written as {' or '.join(_ENCODERS)}; got {path.name!r}.")
     if not path.parent.is_dir():
         raise ExportError(f"The folder {path.parent} does not exist, so {path.name} cannot be written there.")
-    content = encode(to_svg(view(gm, example_inputs)))
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp gives the file to its owner alone
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    return path
+    return write_whole(path, encode(to_svg(view(gm, example_inputs))))
 
 
 def _svg(text: str) -> bytes:

@@ -1,0 +1,253 @@
+"""The rule of `costs` applied to a graph: a traced float model, a trainable graph or a packed one."""
+
+import operator
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnnfx.core.dataflow import (
+    CONVOLUTIONS,
+    DROPOUTS,
+    WEIGHT_LAYERS,
+    calls,
+    depends_on_input,
+    module_of,
+    packed_op,
+    packed_result,
+    rearranges,
+)
+from bnnfx.core.shapes import infer_shapes
+from bnnfx.core.trace import trace
+from bnnfx.errors import ConversionError, ExampleInputError
+from bnnfx.export.packed_maps import packed_channels
+from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
+from bnnfx.inspect.leaf_calls import WHOLE, Call, Shape, costs_something, is_layer, watched_leaves
+from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.numerics.bits import row_bytes
+from bnnfx.ops import PackedOp
+
+_FLOAT_BYTES = 4
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_TRANSPOSED_FUNCTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, *_TRANSPOSED_FUNCTIONS, F.linear)
+_PRODUCTS = (torch.matmul, torch.mm, operator.matmul, "matmul", "mm")
+_KEEPS_LEVELS = (*DROPOUTS, nn.Identity, nn.MaxPool2d)
+_BEFORE_LINEAR = (ActivationBinarizer, *DROPOUTS, nn.Identity)
+
+
+def as_graph(model: nn.Module, inputs: int) -> fx.GraphModule:
+    """The model as a graph; one that cannot be traced as the single call of a leaf with so many inputs."""
+    if isinstance(model, fx.GraphModule):
+        return model
+    try:
+        return trace(model)[0]
+    except ConversionError:
+        graph = fx.Graph()
+        arguments = tuple(graph.placeholder(f"input_{index}") for index in range(inputs))
+        graph.output(graph.call_module(WHOLE, arguments))
+        return fx.GraphModule({WHOLE: model}, graph)
+
+
+def graph_costs(gm: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[LayerCost]:
+    """One row per call of a layer, and per node with constants of its own, in graph order.
+
+    Raises:
+        ExampleInputError: the inputs do not fit, or their batch is empty.
+    """
+    if inputs and not len(inputs[0]):
+        raise ExampleInputError("The batch of the example inputs is empty; give at least one sample.")
+    with watched_leaves(gm) as leaves:
+        try:
+            shapes = infer_shapes(gm, inputs, compute=False)
+        except ExampleInputError:  # some module needs values; if it is another failure, it fails again
+            leaves.clear()
+            shapes = infer_shapes(gm, inputs)
+    return _Accountant(gm, shapes, leaves, len(inputs[0])).rows()
+
+
+class _Accountant:
+    """Walks a graph once; a parameter is counted where it is met first."""
+
+    def __init__(
+        self, gm: fx.GraphModule, shapes: dict[fx.Node, torch.Size], leaves: dict[int, list[list[Call]]], batch: int
+    ) -> None:
+        self._gm, self._shapes, self._leaves, self._batch = gm, shapes, leaves, batch
+        self._counted: dict[int, object] = {}  # holds what it counted, so that no address is used twice
+
+    def rows(self) -> list[LayerCost]:
+        rows: list[LayerCost] = []
+        for node in self._gm.graph.nodes:
+            module = module_of(self._gm, node)
+            if module is not None and not is_layer(module):
+                rows += [self._module(call) for call in self._leaves[id(module)].pop(0)]
+            elif module is not None:
+                call = Call(str(node.target), module, self._shape_in(node), tuple(self._shapes.get(node, ())))
+                if costs_something(module):
+                    rows.append(self._module(call, node))
+            elif node.op in ("call_function", "call_method"):
+                rows += self._function(node)
+        return rows
+
+    def _module(self, call: Call, node: fx.Node | None = None) -> LayerCost:
+        module, costs = call.module, []
+        operands = None
+        if isinstance(module, WEIGHT_LAYERS):
+            levels = None if node is None else _levels(self._gm, node.all_input_nodes[0])
+            operands = Operands(2 if isinstance(module, BinaryConv2d | BinaryLinear) else None, levels)
+            costs = [operands.macs(self._per_sample(_macs(call), node)), self._layer_parameters(call, operands, node)]
+        elif isinstance(module, _BatchNorm):
+            costs = [_batch_norm(module.num_features if self._is_new(module) else 0)]
+        elif isinstance(module, ActivationBinarizer) and not module.pointwise:
+            costs = [Cost(mean_additions=self._per_sample(prod(call.input_shape), node))]
+        others = self._new_parameters(module, recurse=is_layer(module))
+        # what the binarizer of a weight learns folds into scale and bias
+        stored = 0 if isinstance(module, WEIGHT_LAYERS) else others
+        costs.append(Cost(other_parameters=others, packed_bytes=_FLOAT_BYTES * stored))
+        kind = type(module).__name__
+        return LayerCost(call.name, kind, operands, call.input_shape[1:], call.output_shape[1:], Cost.sum(costs))
+
+    def _layer_parameters(self, call: Call, operands: Operands, node: fx.Node | None) -> Cost:
+        layer = call.module
+        weight, bias = layer.weight, layer.bias
+        assert isinstance(weight, Tensor)
+        weights = weight.numel() if self._is_new(layer._parameters.get("weight", layer)) else 0
+        biases = bias.numel() if isinstance(bias, Tensor) and self._is_new(bias) else 0
+        if operands.weight is None:
+            return _floats(weights + biases)
+        packed = _packed_rows(layer, self._map_behind_flatten(node)) if weights else 0
+        return Cost.sum((Cost(one_bit_parameters=weights, packed_bytes=packed), _floats(biases)))
+
+    def _map_behind_flatten(self, node: fx.Node | None) -> Shape:
+        """The map `[C, H, W]` that a binary linear layer reads flattened; its bits are packed as that map's."""
+        source = None if node is None else node.all_input_nodes[0]
+        while source is not None and not calls(source, torch.flatten):
+            source = source.all_input_nodes[0] if isinstance(module_of(self._gm, source), _BEFORE_LINEAR) else None
+        shape = () if source is None else self._shape_in(source)
+        return shape[1:] if len(shape) == 4 else ()
+
+    def _function(self, node: fx.Node) -> list[LayerCost]:
+        op = packed_op(node)
+        if op is not None:
+            return [self._packed(node, op)]
+        x, y = self._shape_in(node), tuple(self._shapes.get(node, ()))
+        operands, constants = None, sum(tensor.numel() for tensor in self._new_constants(node))
+        if calls(node, F.batch_norm):
+            cost = _batch_norm(x[1] if constants else 0)
+        elif (weight := _weight_of(node)) is not None:
+            operands = Operands(None, _levels(self._gm, node.all_input_nodes[0]))
+            # a transposed convolution multiplies every input by each weight, the others every output
+            transposed = node.target in _TRANSPOSED_FUNCTIONS
+            width = self._shapes[weight][1 if node.target in _PRODUCTS else 0]
+            total = prod(x if transposed else y) // width * self._shapes[weight].numel()
+            cost = Cost.sum((operands.macs(self._per_sample(total, node)), _floats(constants)))
+        else:
+            cost = Cost(other_parameters=constants, packed_bytes=_FLOAT_BYTES * constants)
+        kind = str(getattr(node.target, "__name__", node.target))
+        return [] if cost == Cost() else [LayerCost(node.name, kind, operands, x[1:], y[1:], cost)]
+
+    def _packed(self, node: fx.Node, op: PackedOp) -> LayerCost:
+        tensors = dict(zip(op.tensors, node.args, strict=False))
+        attributes: dict[str, Any] = dict(zip(op.attributes, node.args[op.inputs :], strict=True))
+        constants = self._new_constants(node)
+        floats = sum(tensor.numel() for tensor in constants if tensor.dtype != torch.uint8)
+        costs = [Cost(float_parameters=floats, packed_bytes=sum(tensor.nbytes for tensor in constants))]
+        x = self._shapes[tensors["x"]]  # type: ignore[index]
+        shape_in, operands = tuple(x[1:]), None
+        if "weight" in tensors:
+            weight = self._shapes[tensors["weight"]]  # type: ignore[index]
+            weights, macs, _ = packed_convolution(tuple(weight), tuple(x), attributes)
+            operands, shape_in = Operands(2, 2), (*x[1:3], attributes["channels"])
+            new = any(tensor.shape == weight and tensor.dtype == torch.uint8 for tensor in constants)
+            costs += [operands.macs(self._per_sample(macs, node)), Cost(one_bit_parameters=weights if new else 0)]
+        elif op.bits_in:
+            shape_in = (*x[1:3], packed_channels(tensors["x"]))  # type: ignore[arg-type]
+        threshold = tensors.get("threshold")
+        if not op.bits_in and isinstance(threshold, fx.Node) and depends_on_input(threshold):
+            costs.append(Cost(mean_additions=self._per_sample(x.numel(), node)))
+        return LayerCost(node.name, str(op.onnx_name), operands, shape_in, self._result(node, op), Cost.sum(costs))
+
+    def _result(self, node: fx.Node, op: PackedOp) -> Shape:
+        """The shape of a packed operator's result, with channels in place of bytes."""
+        for result in (node, *node.users):
+            packed = packed_result(result)
+            if packed is not None and packed.op is op and result in self._shapes:
+                shape = tuple(self._shapes[result][1:])
+                return shape if packed.output == "float" else (*shape[:2], packed_channels(result))
+        return ()
+
+    def _new_constants(self, node: fx.Node) -> list[Tensor]:
+        """The constants that a node reads and no earlier one has."""
+        read = [operator.attrgetter(str(n.target))(self._gm) for n in node.all_input_nodes if n.op == "get_attr"]
+        return [tensor for tensor in read if isinstance(tensor, Tensor) and self._is_new(tensor)]
+
+    def _new_parameters(self, module: nn.Module, recurse: bool) -> int:
+        """How many parameters of a module are not counted yet; a batch norm's are, as channels."""
+        new = [parameter for parameter in module.parameters(recurse) if self._is_new(parameter)]
+        return 0 if isinstance(module, _BatchNorm) else sum(parameter.numel() for parameter in new)
+
+    def _is_new(self, key: object) -> bool:
+        if id(key) in self._counted:
+            return False
+        self._counted[id(key)] = key
+        return True
+
+    def _per_sample(self, total: int, node: fx.Node | None) -> int:
+        """A layer that reads no input of the graph runs once, whatever the batch."""
+        return total if node is not None and not depends_on_input(node) else -(-total // self._batch)
+
+    def _shape_in(self, node: fx.Node) -> Shape:
+        return next((tuple(self._shapes[n]) for n in node.all_input_nodes if n in self._shapes), ())
+
+
+def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:
+    """How many values an activation can take; None for floats."""
+    module = module_of(gm, node)
+    if isinstance(module, ActivationBinarizer):
+        return len(getattr(module, "levels", (-1.0, 1.0)))
+    if calls(node, torch.cat):
+        parts = {_levels(gm, part) for part in node.all_input_nodes}
+        return parts.pop() if len(parts) == 1 else None
+    passes = isinstance(module, _KEEPS_LEVELS) or rearranges(node)
+    return _levels(gm, node.all_input_nodes[0]) if passes else None
+
+
+def _macs(call: Call) -> int:
+    """Multiply-accumulates of a layer, for the whole batch; taps that fall on the padding count."""
+    layer: Any = call.module
+    if isinstance(layer, _TRANSPOSED):
+        places = prod(call.input_shape) // layer.in_channels
+    else:
+        width = layer.out_channels if isinstance(layer, CONVOLUTIONS) else layer.out_features
+        places = prod(call.output_shape) // width
+    return places * int(layer.weight.numel())
+
+
+def _packed_rows(layer: nn.Module, map_behind_flatten: Shape) -> int:
+    """Bytes of the packed weight of a binary layer."""
+    if isinstance(layer, BinaryConv2d):
+        return layer.out_channels * prod(layer.kernel_size) * row_bytes(layer.in_channels // layer.groups)
+    assert isinstance(layer, BinaryLinear)
+    channels, *size = map_behind_flatten or (layer.in_features,)
+    return layer.out_features * prod(size) * row_bytes(channels)
+
+
+def _weight_of(node: fx.Node) -> fx.Node | None:
+    """The weight of a convolution or linear layer that is called as a function."""
+    if node.target not in (*_FUNCTIONS, *_PRODUCTS):
+        return None
+    weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+    if not isinstance(weight, fx.Node) or (node.target in _PRODUCTS and depends_on_input(weight)):
+        return None  # a product of two activations
+    return weight
+
+
+def _floats(count: int) -> Cost:
+    return Cost(float_parameters=count, packed_bytes=_FLOAT_BYTES * count)
+
+
+def _batch_norm(channels: int) -> Cost:
+    return Cost(batch_norm_channels=channels, packed_bytes=_FLOAT_BYTES * BATCH_NORM_NUMBERS * channels)
