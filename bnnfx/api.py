@@ -12,7 +12,7 @@ from bnnfx.core.context import ConvertContext, LowerContext
 from bnnfx.core.passes import run_passes
 from bnnfx.core.record import PassReport, Record, attach, require_stage
 from bnnfx.core.shapes import as_tensors, infer_shapes
-from bnnfx.core.stage import Stage
+from bnnfx.core.stage import Stage, require_two_levels
 from bnnfx.core.trace import trace, weight_layers
 from bnnfx.schemes import get_scheme
 
@@ -27,7 +27,8 @@ def convert(
     """Rewrite a float model into a trainable binary one; the model itself is not changed.
 
     Parameters keep their names: the float model's `state_dict` loads into the result with `strict=False`, and the only
-    missing keys are those that the scheme adds.
+    missing keys are those that the scheme adds. A layer that gets another width (BinaryDuo, `Config.widths`) starts
+    from a part of its float weight and does not load it.
 
     Args:
         model: a module that `torch.fx` can trace; a submodule that it cannot is kept as a float leaf, with a warning.
@@ -39,7 +40,7 @@ def convert(
         A graph module in stage TRAINABLE, in the training mode and on the device of `model`.
 
     Raises:
-        ValueError: unknown scheme or option.
+        ValueError: unknown scheme or option, or a configuration that names no layer or contradicts itself.
         ConversionError: the model cannot be traced, or nothing in it can be binarized.
         ExampleInputError: the example inputs do not fit the model.
 
@@ -54,7 +55,7 @@ def convert(
     shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs)
     layers = weight_layers(model)
     record = Record(Stage.TRACED, chosen.name, options, [PassReport("Trace", refused=leaves)], layers=layers)
-    context = ConvertContext(chosen, config, shapes, leaves, layers)
+    context = ConvertContext(chosen, config, options, shapes, leaves, layers)
     run_passes(gm, pipelines.with_extensions(pipelines.CONVERT), context, record)
     attach(gm, record)
     for leaf in leaves:
@@ -77,7 +78,7 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
         A graph module in stage PACKED, in float32 on the CPU, for inference only.
 
     Raises:
-        StageError: `gm` is no trainable graph of `convert`.
+        StageError: `gm` is no trainable graph of `convert`, or has ternary activations, which `bnnfx.split` replaces.
         ExampleInputError: the example inputs do not fit.
 
     >>> import torch
@@ -87,6 +88,7 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     torch.Size([5, 8, 3, 3])
     """
     record = require_stage(gm, Stage.TRAINABLE, "lower").continued()
+    require_two_levels(gm, "lower")
     packed = copy.deepcopy(gm).cpu().float().eval().requires_grad_(False)
     inputs = tuple(x.cpu() for x in as_tensors(example_inputs))
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)

@@ -27,8 +27,8 @@ class Observations:
         return self.layers[name]
 
     def __str__(self) -> str:
-        """One row per binarizer: mean and spread over its channels, share of +1 (lowest to highest channel), zeros."""
-        table = Table("binarizer", "channels", "mean", "spread", "share of +1", "exact zeros")
+        """One row per binarizer: mean and spread, share of +1 (lowest to highest channel) and of each level, zeros."""
+        table = Table("binarizer", "channels", "mean", "spread", "share of +1", "occupancy of levels", "exact zeros")
         for name, seen in self.layers.items():
             share = seen.share_positive
             table.add_row(
@@ -37,6 +37,10 @@ class Observations:
                 f"{float(seen.mean.mean()):+.3f}",
                 f"{float(seen.spread.mean()):.3f}",
                 f"{float(share.min()):.2f} .. {float(share.max()):.2f}",
+                ", ".join(
+                    f"{level:g}: {float(part):.2f}"
+                    for level, part in zip(seen.levels, seen.occupancy.mean(dim=1), strict=True)
+                ),
                 str(int(seen.zeros.sum())),
             )
         console = Console(width=110)
@@ -54,7 +58,7 @@ def calibrate(gm: fx.GraphModule, batches: Iterable[Any], *, batch_norm: bool = 
         batch_norm: replace the running statistics of batch norms by the average over these batches.
 
     Returns:
-        Per binarizer and channel: mean, spread, share of +1, exact zeros.
+        Per binarizer and channel: mean, spread, share of +1 and of every other level, exact zeros.
 
     Raises:
         StageError: `gm` is no trainable graph.
@@ -70,7 +74,7 @@ def calibrate(gm: fx.GraphModule, batches: Iterable[Any], *, batch_norm: bool = 
             with _averaging_batch_norms(gm):
                 _run(gm, repeatable)
         for binarizer in observed.values():
-            binarizer.statistics = ChannelStatistics()
+            binarizer.statistics = ChannelStatistics(binarizer.levels)
         _run(gm, repeatable)
         seen = {name: binarizer.statistics for name, binarizer in observed.items()}
     finally:

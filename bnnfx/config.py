@@ -1,7 +1,7 @@
-"""What a user can say about single layers: which stay float, and options of the scheme."""
+"""What a user can say about single layers: which stay float, how wide they are, and options of the scheme."""
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,7 @@ class LayerConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Which layers stay float, and options of the scheme.
+    """Which layers stay float, how wide layers are, and options of the scheme.
 
     Later rules win over earlier ones: the keywords of `keep_float`, then keys of `layers` that are module types, then
     globs, then exact names.
@@ -35,7 +35,9 @@ class Config:
     Attributes:
         keep_float: any of `"first"`, `"last"`, `"downsample"`.
         layers: settings by module type, by glob over qualified names, or by exact qualified name.
-        options: options of the scheme, for all layers.
+        options: options of the scheme, for all layers and for the network as a whole.
+        widths: number of output channels (features) of a layer, by glob or by exact qualified name; layers whose widths
+            are tied together, by a residual add for instance, all get it.
 
     >>> config = Config(layers={nn.Linear: LayerConfig(binarize=False), "features.0": LayerConfig(binarize=True)})
     >>> config.for_layer("features.0", nn.Linear).binarize
@@ -45,6 +47,7 @@ class Config:
     keep_float: tuple[str, ...] = FLOAT_KEYWORDS
     layers: Mapping[str | type[nn.Module], LayerConfig] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         unknown = [word for word in self.keep_float if word not in FLOAT_KEYWORDS]
@@ -56,14 +59,14 @@ class Config:
                     f"Config.layers maps names, globs or module types to LayerConfig; got {key!r}: {value!r}."
                 )
 
+        for key, width in self.widths.items():
+            if not isinstance(key, str) or not isinstance(width, int) or isinstance(width, bool) or width < 1:
+                raise ValueError(f"Config.widths maps names or globs to positive integers; got {key!r}: {width!r}.")
+
     def for_layer(self, name: str, kind: type[nn.Module]) -> LayerConfig:
         """The settings of one layer, all matching keys merged by precedence."""
         by_type = [value for key, value in self.layers.items() if isinstance(key, type) and issubclass(kind, key)]
-        by_glob = [
-            value
-            for key, value in self.layers.items()
-            if isinstance(key, str) and key != name and fnmatch.fnmatchcase(name, key)
-        ]
+        by_glob = [value for key, value in self.layers.items() if key != name and _selects(key, name)]
         by_name = [self.layers[name]] if name in self.layers else []
         binarize, options = None, dict(self.options)
         for layer in (*by_type, *by_glob, *by_name):
@@ -71,10 +74,21 @@ class Config:
             options |= layer.options
         return LayerConfig(binarize, options)
 
-    def unmatched(self, names: Mapping[str, type[nn.Module]]) -> list[str]:
-        """Names and globs of `layers` that select none of the layers `names`: misspelled, most likely."""
-        return [
-            key
-            for key in self.layers
-            if isinstance(key, str) and key not in names and not any(fnmatch.fnmatchcase(name, key) for name in names)
-        ]
+    def width_of(self, name: str) -> tuple[str, int] | None:
+        """The width that is asked for a layer, behind the key that asks for it; None if none does."""
+        keys = [key for key in self.widths if key != name and _selects(key, name)]
+        keys += [name] if name in self.widths else []
+        return (keys[-1], self.widths[keys[-1]]) if keys else None
+
+    def unmatched(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Per field, the names and globs that select none of the layers `names`: misspelled, most likely."""
+        found = {
+            field_name: [key for key in keys if isinstance(key, str) and not any(_selects(key, name) for name in names)]
+            for field_name, keys in (("layers", self.layers), ("widths", self.widths))
+        }
+        return {field_name: keys for field_name, keys in found.items() if keys}
+
+
+def _selects(key: str | type[nn.Module], name: str) -> bool:
+    """Whether a name or glob selects a layer."""
+    return isinstance(key, str) and (key == name or fnmatch.fnmatchcase(name, key))

@@ -11,6 +11,7 @@ from bnnfx.core.passes import Pass
 from bnnfx.passes.add_shortcut_per_convolution import AddShortcutPerConvolution
 from bnnfx.passes.binarize_layers import BinarizeLayers
 from bnnfx.passes.canonicalize_calls import CanonicalizeCalls
+from bnnfx.passes.couple_widths import CoupleWidths
 from bnnfx.passes.drop_inference_identities import DropInferenceIdentities
 from bnnfx.passes.fold_batchnorm_to_affine import FoldBatchNormToAffine
 from bnnfx.passes.fold_epilogue_to_threshold import FoldEpilogueToThreshold
@@ -33,6 +34,7 @@ CONVERT: tuple[type[Pass[Any, Any]], ...] = (
     InsertBatchNorm,
     AddShortcutPerConvolution,  # needs the batch norms: a shortcut joins behind them
     ReplaceRelu,  # needs the shortcuts: a ReLU behind an add closes a block
+    CoupleWidths,  # needs the shortcuts: they tie the widths at their ends together
     # CANONICAL -> TRAINABLE
     BinarizeLayers,
 )

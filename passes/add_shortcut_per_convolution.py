@@ -45,7 +45,7 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block]):
 
     def match(self) -> Iterator[Block]:
         """Adds of which one operand is a chain of several convolutions with a binary one among them."""
-        if not self.context.scheme.shortcut_per_convolution:
+        if not self.context.options.get("shortcut_per_convolution"):
             return
         for node in list(self.gm.graph.nodes):
             if is_add(node):

@@ -15,6 +15,8 @@ from bnnfx.nn import BinaryConv2d, BinaryLinear
 class BinarizeLayers(Pass[ConvertContext, fx.Node]):
     """Before: `conv(x)`. After: `binary_conv(sign(x))`, with the float layer's parameters under their old names.
 
+    A scheme that binarizes activations only leaves the layer itself as it is: `conv(sign(x))`.
+
     A dropout in front of the layer ends up between the two: dropped +-1 values are 0, which a sign behind it would turn
     into +1.
     """
@@ -33,10 +35,15 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node]):
         name = str(match.target)
         scheme, options = self.context.scheme, self.context.binary[name]
         layer = module_of(self.gm, match)
-        if isinstance(layer, nn.Conv2d) and not isinstance(layer, BinaryConv2d):
-            edit.replace_module(self.gm, name, BinaryConv2d.from_float(layer, scheme.weight(layer, options)))
-        elif isinstance(layer, nn.Linear) and not isinstance(layer, BinaryLinear):
-            edit.replace_module(self.gm, name, BinaryLinear.from_float(layer, scheme.weight(layer, options)))
+        assert layer is not None
+        if not isinstance(layer, BinaryConv2d | BinaryLinear):
+            weight = scheme.weight(layer, options)
+            if weight is None:
+                self.note(name, "its weight stays float behind a binarized activation, as an option of the scheme says")
+            elif isinstance(layer, nn.Conv2d):
+                edit.replace_module(self.gm, name, BinaryConv2d.from_float(layer, weight))
+            elif isinstance(layer, nn.Linear):
+                edit.replace_module(self.gm, name, BinaryLinear.from_float(layer, weight))
         reader, source = match, match.all_input_nodes[0]
         while isinstance(module_of(self.gm, source), DROPOUTS) and sole_user(source) is reader:
             reader, source = source, source.all_input_nodes[0]

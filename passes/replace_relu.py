@@ -1,4 +1,7 @@
-"""ReLUs beside binary layers: replaced as the scheme says, because a sign behind a ReLU is constant."""
+"""ReLUs beside binary layers: replaced as the scheme says, because a sign behind a ReLU is constant.
+
+An activation with levels from 0 up has the ReLU inside: it gives 0 to all that is negative.
+"""
 
 from collections.abc import Iterator
 
@@ -36,14 +39,20 @@ class ReplaceRelu(Pass[ConvertContext, fx.Node]):
             if self.context.is_binary(node)
             for relu in relus_reaching(self.gm, node.all_input_nodes[0])
         }
+        self._absorbed = all(self.context.absorbs_relu(name) for name in self.context.binary)
         for node in module_calls(self.gm, RELUS):
             if node in self._feeding or self._fed(node.all_input_nodes[0]):
                 yield node
 
     def allowed(self, match: fx.Node) -> Refusal | None:
-        """A ReLU that is the only non-linearity between a binary and a float layer is not simply removed."""
+        """A ReLU that is the only non-linearity between a binary and a float layer is not simply removed.
+
+        Nor is one behind an add, unless the scheme's networks have no ReLU at all: where activations absorb the ReLU in
+        front of them, the others are left as the published networks have them.
+        """
         removed = self.context.scheme.nonlinearity is None
-        if removed and match not in self._feeding and not is_add(match.all_input_nodes[0]):
+        closes_block = is_add(match.all_input_nodes[0]) and not self._absorbed
+        if removed and match not in self._feeding and not closes_block:
             others = [name for name in schemes() if get_scheme(name).nonlinearity is not None]
             return Refusal(
                 "stays: it feeds float layers only, and without it two layers would collapse into one linear map",

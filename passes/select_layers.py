@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -78,25 +79,29 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
 
     def rewrite(self, match: fx.Node) -> None:
         """Note the layer and its options."""
-        name = str(match.target)
-        options = self.context.config.for_layer(name, type(self.gm.get_submodule(name))).options
-        self.context.binary[name] = self.context.scheme.resolve(options)
+        self.context.binary[str(match.target)] = self._options(match)
 
     def subject(self, match: fx.Node) -> str:
         """The layer's qualified name."""
         return str(match.target) if match.op == "call_module" else match.name
 
     def finish(self) -> None:
-        """Refuse a configuration that names no layer, and a model with nothing to binarize; name what was not met."""
+        """Refuse a configuration that cannot be meant, and a model with nothing to binarize; name what was not met."""
         names = {
             str(n.target): type(self.gm.get_submodule(str(n.target))) for n in module_calls(self.gm, WEIGHT_LAYERS)
         }
-        unmatched = self.context.config.unmatched(names)
-        if unmatched:
+        for field, unmatched in self.context.config.unmatched(names).items():
             raise ValueError(
-                f"Config.layers selects no layer with {', '.join(map(repr, unmatched))}; "
+                f"Config.{field} selects no layer with {', '.join(map(repr, unmatched))}; "
                 f"the layers are: {', '.join(names)}."
             )
+        for key, layer in self.context.config.layers.items():
+            misplaced = sorted(set(layer.options) & set(self.context.scheme.network_options))
+            if misplaced:
+                raise ValueError(
+                    f"Config.layers[{key!r}] gives {', '.join(map(repr, misplaced))}, which is an option of the whole "
+                    "network; give it in Config.options."
+                )
         if not self.context.binary:
             refused = [
                 f"'{remark.subject}': {remark.reason}." + (f" The remedy: {remark.remedy}." if remark.remedy else "")
@@ -135,6 +140,11 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
             "let forward call it; or, if it does so in the other mode only, convert the model in that mode",
         )
 
+    def _options(self, match: fx.Node) -> dict[str, Any]:
+        name = str(match.target)
+        options = self.context.config.for_layer(name, type(self.gm.get_submodule(name))).options
+        return self.context.scheme.resolve_layer(options)
+
     def _kept_float(self, calls: list[fx.Node]) -> str | None:
         tests: dict[str, Callable[[fx.Node], bool]] = {
             "first": self._boundary.first,
@@ -154,6 +164,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
         return Refusal(reason, f"convert with scheme {' or '.join(map(repr, others))}" if others else "")
 
     def _constant_sign(self, match: fx.Node) -> Refusal | None:
+        if self.context.scheme.activation(self._options(match)).absorbs_relu:
+            return None
         culprit = never_negative(self.gm, match.all_input_nodes[0], ignoring=RELUS)
         if culprit is None:
             return None

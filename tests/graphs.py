@@ -5,6 +5,7 @@ from textwrap import dedent
 
 from torch import fx
 
+import bnnfx
 from bnnfx.config import Config
 from bnnfx.core.context import ConvertContext
 from bnnfx.core.passes import run_passes
@@ -12,6 +13,7 @@ from bnnfx.core.record import PassReport, Record
 from bnnfx.core.shapes import infer_shapes
 from bnnfx.core.stage import Stage
 from bnnfx.core.trace import trace, weight_layers
+from bnnfx.nn import ActivationBinarizer
 from bnnfx.pipelines import CONVERT
 from bnnfx.schemes import get_scheme
 
@@ -69,13 +71,26 @@ class Ran:
         return {remark.subject: remark.remedy for remark in self.report.refused}
 
 
+def full_width(scheme: str) -> Config:
+    """The configuration in which a scheme changes no layer's width."""
+    return Config(options={"width_factor": 1.0} if "width_factor" in get_scheme(scheme).network_options else {})
+
+
+def lowerable(gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph as `lower` takes it: one with ternary activations is split into two binary ones first."""
+    activations = [m for m in gm.modules() if isinstance(m, ActivationBinarizer)]
+    assert activations
+    return bnnfx.split(gm) if any(len(m.levels) > 2 for m in activations) else gm
+
+
 def run_pass(kind, model, scheme="xnor", config=None, inputs=None) -> Ran:
     """Run the passes of `convert` in front of `kind`, then `kind` alone."""
     chosen, config = get_scheme(scheme), config or Config()
     gm, leaves = trace(model)
     shapes = {} if inputs is None else infer_shapes(gm, inputs)
-    record = Record(Stage.TRACED, chosen.name, chosen.resolve(config.options))
-    context = ConvertContext(chosen, config, shapes, leaves, weight_layers(model))
+    options = chosen.resolve(config.options)
+    record = Record(Stage.TRACED, chosen.name, options)
+    context = ConvertContext(chosen, config, options, shapes, leaves, weight_layers(model))
     run_passes(gm, CONVERT[: CONVERT.index(kind)], context, record)
     before = text(gm)
     run_passes(gm, (kind,), context, record)

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from graphs import text
+from graphs import full_width, lowerable, text
 from models import (
     HAZARDS,
     Chain,
@@ -86,7 +86,7 @@ def test_second_conversion_gives_the_same_graph(name, scheme="rbnn"):
 @pytest.mark.parametrize("name", HAZARDS)
 def test_float_parameters_keep_their_names(name, scheme):
     model = HAZARDS[name]()
-    gm = bnnfx.convert(model, scheme)
+    gm = bnnfx.convert(model, scheme, config=full_width(scheme))
     missing, unexpected = gm.load_state_dict(model.state_dict(), strict=False)
     assert unexpected == []
     ours = {name for name, module in gm.named_modules() if type(module).__module__.startswith("bnnfx.")}
@@ -353,7 +353,7 @@ def test_copies_train_and_lower(how, scheme):
     loss_of(again.train(), x).backward()
     torch.optim.SGD(again.parameters(), 0.1).step()
     assert all(p.grad is None for p in gm.parameters())
-    packed = bnnfx.lower(again, x)
+    packed = bnnfx.lower(lowerable(again), x)
     # the folded batch norms round otherwise, and no bit of this input is within rounding of its threshold
     torch.testing.assert_close(packed(*x), again.eval()(*x), rtol=0, atol=1e-4)
     assert record_of(COPIES[how](packed)) == record_of(packed)

@@ -20,7 +20,9 @@ class ConvertContext:
     Attributes:
         scheme: the scheme to apply.
         config: the user's choices.
-        shapes: shapes of the traced values, empty if no example inputs were given; nodes made later have none.
+        options: of the scheme for the network as a whole, resolved.
+        shapes: shapes of the traced values, empty if no example inputs were given or once layers were given another
+            width; nodes made later have none.
         leaves: the submodules that could not be traced, with the reason.
         layers: the layers with a weight of the user's model and their types; `SelectLayers` adds functional calls.
         binary: the layers that will be binarized and their resolved options; `SelectLayers` fills it.
@@ -28,6 +30,7 @@ class ConvertContext:
 
     scheme: Scheme
     config: Config
+    options: Mapping[str, Any] = field(default_factory=dict)
     shapes: Mapping[fx.Node, torch.Size] = field(default_factory=dict)
     leaves: Sequence[Remark] = ()
     layers: dict[str, str] = field(default_factory=dict)
@@ -36,6 +39,10 @@ class ConvertContext:
     def is_binary(self, node: fx.Node) -> bool:
         """Whether a node calls a layer that will be binarized."""
         return node.op == "call_module" and node.target in self.binary
+
+    def absorbs_relu(self, name: str) -> bool:
+        """Whether the activation in front of a binary layer gives with a ReLU before it what it gives without."""
+        return self.scheme.activation(self.binary[name]).absorbs_relu
 
 
 @dataclass

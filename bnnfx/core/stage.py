@@ -29,6 +29,18 @@ def check_contract(gm: fx.GraphModule, stage: Stage) -> None:
                 raise StageError(f"The graph is not in stage {stage.value}: node '{node.name}' {broken}.")
 
 
+def require_two_levels(gm: fx.GraphModule, function: str) -> None:
+    """Raise `StageError` naming the first activation binarizer whose values do not fit into a bit."""
+    for node in gm.graph.nodes:
+        module = module_of(gm, node)
+        if isinstance(module, ActivationBinarizer) and len(module.levels) > 2:
+            levels = ", ".join(f"{level:g}" for level in module.levels)
+            raise StageError(
+                f"{function} takes activations of one bit; '{node.target}' has {len(module.levels)} levels ({levels}). "
+                "Call bnnfx.split first, which makes two binary activations of a ternary one."
+            )
+
+
 _Rule = Callable[[fx.GraphModule, fx.Node], str | None]
 
 
@@ -47,7 +59,8 @@ def _layer_reads_bits(gm: fx.GraphModule, node: fx.Node) -> str | None:
 
 
 def _sign_is_not_constant(gm: fx.GraphModule, node: fx.Node) -> str | None:
-    if not isinstance(module_of(gm, node), ActivationBinarizer):
+    module = module_of(gm, node)
+    if not isinstance(module, ActivationBinarizer) or module.absorbs_relu:
         return None
     culprit = never_negative(gm, node.all_input_nodes[0])
     return None if culprit is None else f"binarizes a tensor that is never negative, because of '{culprit.name}'"

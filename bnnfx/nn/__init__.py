@@ -1,6 +1,6 @@
 """Binary layers and activation binarizers as ordinary modules: usable with or without the compiler."""
 
-from bnnfx.nn.activation import ActivationBinarizer, SignActivation
+from bnnfx.nn.activation import ActivationBinarizer, HeavisideActivation, SignActivation, TernaryActivation
 from bnnfx.nn.layers import BINARY_LAYERS, BinaryConv2d, BinaryLinear
 from bnnfx.nn.weight import ScaledSign, WeightBinarizer
 
@@ -9,7 +9,9 @@ __all__ = [
     "ActivationBinarizer",
     "BinaryConv2d",
     "BinaryLinear",
+    "HeavisideActivation",
     "ScaledSign",
     "SignActivation",
+    "TernaryActivation",
     "WeightBinarizer",
 ]

@@ -7,28 +7,32 @@ from torch import Tensor
 class ChannelStatistics:
     """Sums over everything but the channel axis (axis 1) of the tensors it is shown.
 
+    Args:
+        levels: the values that the binarizer can give, ascending.
+
     Attributes:
         count: values seen per channel.
         total: `float64[C]`, sum of the values.
         squares: `float64[C]`, sum of their squares.
-        positive: `int64[C]`, how many were binarized to +1.
+        occupied: `int64[L, C]`, how many were given each of the L levels.
         zeros: `int64[C]`, how many were exactly zero.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, levels: tuple[float, ...] = (-1.0, 1.0)) -> None:
+        self.levels = levels
         self.count = 0
         self.total = self.squares = torch.zeros((), dtype=torch.float64)
-        self.positive = self.zeros = torch.zeros((), dtype=torch.int64)
+        self.occupied = self.zeros = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def update(self, x: Tensor, bits: Tensor) -> None:
-        """Add a batch: the input `x` of a binarizer and its output `bits` (+-1), both `[N, C, ...]`."""
+        """Add a batch: the input `x` of a binarizer and its output `bits`, both `[N, C, ...]`."""
         axes = [axis for axis in range(x.ndim) if axis != 1]
         values = x.double()
         self.count += x.numel() // x.shape[1]
         self.total = self.total + values.sum(axes).cpu()
         self.squares = self.squares + values.square().sum(axes).cpu()
-        self.positive = self.positive + (bits > 0).sum(axes).cpu()
+        self.occupied = self.occupied + torch.stack([(bits == level).sum(axes) for level in self.levels]).cpu()
         self.zeros = self.zeros + (x == 0).sum(axes).cpu()
 
     @property
@@ -42,6 +46,16 @@ class ChannelStatistics:
         return (self.squares / self.count - self.mean.square()).clamp_min(0).sqrt()
 
     @property
+    def positive(self) -> Tensor:
+        """How many were given the highest level, +1, per channel, `int64[C]`."""
+        return self.occupied[-1]
+
+    @property
     def share_positive(self) -> Tensor:
-        """Share of values binarized to +1 per channel, `float64[C]` in [0, 1]."""
-        return self.positive.double() / self.count
+        """Share of values given the highest level, +1, per channel, `float64[C]` in [0, 1]."""
+        return self.occupancy[-1]
+
+    @property
+    def occupancy(self) -> Tensor:
+        """Share of values given each level, per channel, `float64[L, C]`, each in [0, 1]; a column sums to 1."""
+        return self.occupied.double() / self.count

@@ -14,9 +14,12 @@ class WeightBinarizer(nn.Module):
 
     Attributes:
         projects: whether the scheme writes `prepare(weight)` back into the latent weight before every training step.
+        homogeneous: whether `[c W, c W]` with c > 0, side by side on the axis of the inputs, is binarized to the signs
+            `[S, S]` and the scale `c alpha`, where W gives S and alpha.
     """
 
     projects = False
+    homogeneous = False
 
     def prepare(self, weight: Tensor) -> Tensor:
         """What is binarized instead of the latent weight; in training it replaces the latent weight (`projects`)."""
@@ -51,6 +54,8 @@ class ScaledSign(WeightBinarizer):
     >>> signs, scale
     (tensor([[ 1., -1.]]), tensor([1.]))
     """
+
+    homogeneous = True
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Signs of `weight` `[O, ...]` and the mean of its magnitudes `[O]`."""

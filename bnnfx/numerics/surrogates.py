@@ -1,6 +1,6 @@
-"""Pseudo-gradients of the sign function: the factor that multiplies the incoming gradient, as a function of x.
+"""Pseudo-gradients of step functions such as sign: the factor for the incoming gradient, as a function of x.
 
-Each is the derivative of a primitive that approximates sign; the area under it says how far the primitive rises.
+Each is the derivative of a primitive that approximates the steps; the area under it says how far the primitive rises.
 """
 
 import math
@@ -24,6 +24,14 @@ def open_clipped_identity(x: Tensor) -> Tensor:
     Source: the activation gradient of XNOR-Net's PyTorch code, which zeroes it from |x| = 1 on.
     """
     return (x.abs() < 1).to(x.dtype)
+
+
+def unit_identity(x: Tensor) -> Tensor:
+    """Derivative of the clip to [0, 1], for levels between 0 and 1: 1 where 0 < x < 1, else 0. Area 1.
+
+    Source: BinaryDuo's Torch code, whose clip stands in front of a rounding that passes gradients on unchanged.
+    """
+    return ((x > 0) & (x < 1)).to(x.dtype)
 
 
 def approx_sign(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Other packages add theirs through the entry-point group `bnnfx.schemes`, whose objects are `Scheme` instances.
 """
 
-from bnnfx.schemes import bireal, rbnn, xnor  # each registers itself
+from bnnfx.schemes import binaryduo, bireal, rbnn, xnor  # each registers itself
 from bnnfx.schemes.registry import Scheme, get_scheme, register_scheme, schemes
 
-__all__ = ["Scheme", "bireal", "get_scheme", "rbnn", "register_scheme", "schemes", "xnor"]
+__all__ = ["Scheme", "binaryduo", "bireal", "get_scheme", "rbnn", "register_scheme", "schemes", "xnor"]

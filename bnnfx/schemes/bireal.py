@@ -58,6 +58,6 @@ BIREAL = register_scheme(
         activation=lambda options: SignActivation(approx_sign),
         weight=_weight,
         options={"weight_gradient": "code"},
-        shortcut_per_convolution=True,
+        network_options={"shortcut_per_convolution": True},
     )
 )

@@ -162,7 +162,7 @@ RBNN = register_scheme(
         weight=_weight,
         options={"centre": False, "initial_share": 0.7, "weight_gradient": "code"},
         nonlinearity=nn.Hardtanh,
-        shortcut_per_convolution=True,
+        network_options={"shortcut_per_convolution": True},
         refuses=_refuses,
     )
 )

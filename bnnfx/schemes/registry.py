@@ -28,10 +28,13 @@ class Scheme:
         title: one line for people.
         source: the paper.
         activation: makes the binarizer in front of a layer, from the layer's options.
-        weight: makes the weight binarizer of a float layer (`Conv2d` or `Linear`), from the layer and its options.
-        options: every option with its default; others are refused.
+        weight: makes the weight binarizer of a float layer (`Conv2d` or `Linear`), from the layer and its options;
+            None instead of one leaves the weight float, behind a binarized activation.
+        options: every option of a layer with its default; others are refused.
+        network_options: every option of the network as a whole with its default. Passes look for these:
+            `shortcut_per_convolution`, whether residual blocks get one shortcut per convolution, as Bi-Real Net does;
+            `width_factor` and `parity`, how `CoupleWidths` narrows the layers.
         nonlinearity: makes what replaces a ReLU beside a binary layer; None removes the ReLU.
-        shortcut_per_convolution: whether residual blocks get one shortcut per convolution, as Bi-Real Net does.
         refuses: the reason why the scheme cannot binarize this layer, or None.
     """
 
@@ -39,25 +42,34 @@ class Scheme:
     title: str
     source: str
     activation: Callable[[Options], ActivationBinarizer]
-    weight: Callable[[nn.Module, Options], WeightBinarizer]
+    weight: Callable[[nn.Module, Options], WeightBinarizer | None]
     options: Options = field(default_factory=dict)
+    network_options: Options = field(default_factory=dict)
     nonlinearity: Callable[[], nn.Module] | None = None
-    shortcut_per_convolution: bool = False
     refuses: Callable[[nn.Module], str | None] = _never
 
     def resolve(self, given: Options) -> dict[str, Any]:
-        """The options given over the defaults.
+        """The options given over the defaults, those of layers and those of the network.
 
         Raises:
             ValueError: an option that the scheme does not have, listing those it has.
         """
-        unknown = sorted(set(given) - set(self.options))
+        every = {**self.options, **self.network_options}
+        unknown = sorted(set(given) - set(every))
         if unknown:
-            known = ", ".join(f"{name}={value!r}" for name, value in self.options.items()) or "none"
+            known = ", ".join(f"{name}={value!r}" for name, value in every.items()) or "none"
             raise ValueError(
                 f"Scheme {self.name!r} has no option {', '.join(map(repr, unknown))}; its options are: {known}."
             )
-        return {**self.options, **given}
+        return {**every, **given}
+
+    def resolve_layer(self, given: Options) -> dict[str, Any]:
+        """The options of one layer over the defaults, without those of the network.
+
+        Raises:
+            ValueError: as for `resolve`.
+        """
+        return {name: value for name, value in self.resolve(given).items() if name in self.options}
 
 
 _SCHEMES: dict[str, Scheme] = {}
@@ -80,7 +92,7 @@ def schemes() -> list[str]:
     """The names of all schemes, sorted.
 
     >>> schemes()
-    ['bireal', 'rbnn', 'xnor']
+    ['binaryduo', 'bireal', 'rbnn', 'xnor']
     """
     return sorted(_known())
 

@@ -26,6 +26,7 @@ class CentredScaledSign(ScaledSign):
     """
 
     projects = True
+    homogeneous = False  # the clamp to [-1, 1] is not
 
     def prepare(self, weight: Tensor) -> Tensor:
         """`clamp(W - mean over axis 1, -1, 1)`, `[O, I, ...]` to the same shape."""

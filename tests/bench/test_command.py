@@ -125,7 +125,7 @@ def test_layers():
         (["chain.onnx", "--batch", "1,,2"], "--batch is a number of 1 or more"),
         (["chain.onnx", "--json", "nowhere/result.json"], "folder that exists"),
         (["chain.onnx", "--scheme", "xnor"], "--scheme is for models; chain.onnx is a file"),
-        (["torchvision:resnet18", "--scheme", "nonsense"], "--scheme is one of bireal"),
+        (["torchvision:resnet18", "--scheme", "nonsense"], "--scheme is one of binaryduo, bireal"),
         (["torchvision:resnet18", "--float", "original.onnx"], "--float is for files"),
         (["--layer", "64,64"], "INPUTS,OUTPUTS,KERNEL,SIZE"),
         (["--layer", "all", "--size", "8"], "--size is for MODEL"),

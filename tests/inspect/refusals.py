@@ -503,6 +503,12 @@ CASES: dict[str, Case] = {
         {"model": wired(lambda m, x: m.prelu(m.a(x) + x))},
         lower=True,
     ),
+    "width given from outside": Case(
+        "",
+        "its width stays",
+        wired(lambda m, x: (lambda y: (y, m.b(y)))(m.a(x))),
+        scheme="binaryduo",
+    ),
     "beginning of a region": Case(
         "", "a binary region begins here", lambda: Residual(downsample=True), config=Config(), lower=True
     ),

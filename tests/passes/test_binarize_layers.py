@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from graphs import golden, lines, run_pass
+from graphs import full_width, golden, lines, run_pass
 from models import Chain, DropoutBeforeLinear, Grouped, Model, SharedLayer, TwoReaders, UntraceableSubmodule
 from torch import nn
 
@@ -122,7 +122,7 @@ def test_dropout_with_two_readers():
 @pytest.mark.parametrize("scheme", bnnfx.schemes())
 def test_geometry_and_parameters_are_taken_over(scheme):
     model = Grouped()
-    ran = run_pass(BinarizeLayers, model, scheme)
+    ran = run_pass(BinarizeLayers, model, scheme, full_width(scheme))
     for name in ran.context.binary:
         old, new = model.get_submodule(name), ran.gm.get_submodule(name)
         for setting in ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"):

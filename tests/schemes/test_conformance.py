@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from graphs import lowerable
 from models import Chain, Grouped, Residual, loss_of
 from torch import nn
 
@@ -39,8 +40,8 @@ def trained(scheme, make, steps=3, seed=0):
     return gm, x
 
 
-def test_the_three_schemes_are_there():
-    assert {"bireal", "rbnn", "xnor"} <= set(SCHEMES)
+def test_the_schemes_are_there():
+    assert {"binaryduo", "bireal", "rbnn", "xnor"} <= set(SCHEMES)
     assert sorted(SCHEMES) == SCHEMES
 
 
@@ -93,8 +94,10 @@ def test_weights_are_signs_with_a_scale_per_filter(scheme, make, training):
 @cases
 @pytest.mark.parametrize("training", [True, False])
 def test_accumulators_are_integers(scheme, make, training, monkeypatch):
-    """Of the right parity where nothing is padded, and within the fan-in."""
+    """Of the right parity where nothing is padded, and within the fan-in; whole multiples of 1/2 for ternary inputs."""
     gm, x = trained(scheme, make)
+    levels = get_scheme(scheme).activation(get_scheme(scheme).options).levels
+    unit = min(abs(level) for level in levels if level)
     gm.train(training)
     seen = []
     for kind in (BinaryConv2d, BinaryLinear):
@@ -108,12 +111,12 @@ def test_accumulators_are_integers(scheme, make, training, monkeypatch):
     gm(*x)
     assert len(seen) == len(binary_layers(gm))
     for layer, bits, signs, z in seen:
-        assert set(bits.unique().tolist()) <= {-1.0, 1.0}
+        assert set(bits.unique().tolist()) <= set(levels)
         assert set(signs.unique().tolist()) <= {-1.0, 1.0}
         fan_in = layer.weight[0].numel()
-        assert torch.equal(z, z.round())
+        assert torch.equal(z / unit, (z / unit).round())
         assert z.abs().max() <= fan_in
-        if isinstance(layer, BinaryLinear) or not any(layer.padding):
+        if levels == (-1.0, 1.0) and (isinstance(layer, BinaryLinear) or not any(layer.padding)):
             assert ((z - fan_in) % 2 == 0).all()
 
 
@@ -184,12 +187,27 @@ def test_threshold_says_what_the_binarizer_does(scheme):
     gm(*x)
     assert len(seen) == 3
     for module, value, bits in list(seen):  # the calls below are seen too
-        threshold = module.threshold(value, value.ndim)
-        assert torch.equal(bits, torch.where(value >= threshold, 1.0, -1.0))
-        if module.pointwise:
-            edge = torch.broadcast_to(threshold, value.shape).clone()
-            assert (module(edge) == 1).all()
-            assert (module(torch.nextafter(edge, edge - 1)) == -1).all()
+        thresholds, levels = module.thresholds(value, value.ndim), module.levels
+        assert len(thresholds) == len(levels) - 1
+        expected = torch.full_like(value, levels[0])
+        for threshold, level in zip(thresholds, levels[1:], strict=True):
+            expected[value >= threshold] = level
+        assert torch.equal(bits, expected)
+        for threshold, below, above in zip(thresholds, levels, levels[1:], strict=False):
+            if module.pointwise:
+                edge = torch.broadcast_to(threshold, value.shape).clone()
+                assert (module(edge) == above).all()
+                assert (module(torch.nextafter(edge, edge - 1)) == below).all()
+
+
+@cases
+def test_lowers_and_exports(scheme, make, tmp_path):
+    """Every scheme ends in one file that computes what its (split) trainable graph computes."""
+    gm, x = trained(scheme, make)
+    gm = lowerable(gm)
+    packed = bnnfx.lower(gm, x)
+    assert bnnfx.verify(gm, packed, x)
+    assert bnnfx.verify(packed, bnnfx.export_onnx(packed, tmp_path / "model.onnx"), x)
 
 
 def test_taken_name_is_refused():
