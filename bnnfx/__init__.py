@@ -7,7 +7,7 @@
 from importlib.metadata import version as _version
 
 from bnnfx import analysis
-from bnnfx.api import convert, lower
+from bnnfx.api import convert, lower, split
 from bnnfx.calibration import Observations, calibrate
 from bnnfx.config import Config, LayerConfig
 from bnnfx.errors import (
@@ -23,6 +23,7 @@ from bnnfx.errors import (
 )
 from bnnfx.export import export_onnx
 from bnnfx.inspect import Explanation, Summary, Verification, draw, explain, summary, verify
+from bnnfx.optimizer_state import split_optimizer_state
 from bnnfx.runtime import Session, library_path, load
 from bnnfx.schedule import Schedule
 from bnnfx.schemes import Scheme, register_scheme, schemes
@@ -59,6 +60,8 @@ __all__ = [
     "lower",
     "register_scheme",
     "schemes",
+    "split",
+    "split_optimizer_state",
     "summary",
     "verify",
 ]

@@ -1,4 +1,4 @@
-"""The compiler's entry points: `convert` and `lower`."""
+"""The compiler's entry points: `convert`, `split` and `lower`."""
 
 import copy
 import warnings
@@ -14,6 +14,8 @@ from bnnfx.core.record import PassReport, Record, attach, require_stage
 from bnnfx.core.shapes import as_tensors, infer_shapes
 from bnnfx.core.stage import Stage, require_two_levels
 from bnnfx.core.trace import trace, weight_layers
+from bnnfx.errors import ConversionError
+from bnnfx.nn import HeavisideActivation, TernaryActivation
 from bnnfx.schemes import get_scheme
 
 
@@ -61,6 +63,41 @@ def convert(
     for leaf in leaves:
         warnings.warn(f"'{leaf.subject}' is {leaf.reason}", stacklevel=2)
     return gm
+
+
+def split(gm: fx.GraphModule) -> fx.GraphModule:
+    """Make two binary activations of each ternary one, as BinaryDuo's second stage does; `gm` is not changed.
+
+    The result computes what `gm` computes, up to rounding, in evaluation and in a first training step (but for the
+    masks of a dropout); gradients differ. Behind an activation each layer reads twice the channels with the weight
+    `[W/2, W/2]`; in front of it a batch norm of twice the channels, with beta shifted by -1/4 and +1/4, reads two
+    copies of a map that is computed once; a residual stream s is carried as `[s - 1/4, s + 1/4]`. Names stay. Go on
+    training with a new optimizer, or with `split_optimizer_state`.
+
+    Args:
+        gm: a graph module in stage TRAINABLE with ternary activations; linear layers read `[N, C]`.
+
+    Returns:
+        A graph module in stage TRAINABLE, in the training mode and on the device of `gm`.
+
+    Raises:
+        StageError: `gm` is no trainable graph of `convert`.
+        ConversionError: it has no ternary activation, or one that cannot be split, with the reason.
+
+    Source: BinaryDuo (Kim et al. 2020, arXiv 2002.06517), decoupling; the authors' code.
+    """
+    record = require_stage(gm, Stage.TRAINABLE, "split").continued()
+    kinds = {type(module) for module in gm.modules()}
+    if TernaryActivation not in kinds:
+        found = "was split before" if HeavisideActivation in kinds else "has none"
+        raise ConversionError(
+            f"split makes two binary activations of each ternary one, and this graph {found}; "
+            "bnnfx.convert(model, scheme='binaryduo') returns one with ternary activations."
+        )
+    result = copy.deepcopy(gm)
+    run_passes(result, pipelines.with_extensions(pipelines.SPLIT), None, record)
+    attach(result, record)
+    return result
 
 
 def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule:

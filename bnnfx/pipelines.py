@@ -11,6 +11,7 @@ from bnnfx.core.passes import Pass
 from bnnfx.passes.add_shortcut_per_convolution import AddShortcutPerConvolution
 from bnnfx.passes.binarize_layers import BinarizeLayers
 from bnnfx.passes.canonicalize_calls import CanonicalizeCalls
+from bnnfx.passes.compare_for_float_layers import CompareForFloatLayers
 from bnnfx.passes.couple_widths import CoupleWidths
 from bnnfx.passes.drop_inference_identities import DropInferenceIdentities
 from bnnfx.passes.fold_batchnorm_to_affine import FoldBatchNormToAffine
@@ -18,12 +19,16 @@ from bnnfx.passes.fold_epilogue_to_threshold import FoldEpilogueToThreshold
 from bnnfx.passes.freeze_batchnorm import FreezeBatchNorm
 from bnnfx.passes.functionalize_inplace import FunctionalizeInplace
 from bnnfx.passes.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
+from bnnfx.passes.fuse_replication_into_convolution import FuseReplicationIntoConvolution
 from bnnfx.passes.insert_batchnorm import InsertBatchNorm
 from bnnfx.passes.keep_channels_last import KeepChannelsLast
 from bnnfx.passes.move_maxpool_behind_pack import MoveMaxPoolBehindPack
+from bnnfx.passes.move_shift_upstream import MoveShiftUpstream
 from bnnfx.passes.pack_layers import PackLayers
 from bnnfx.passes.replace_relu import ReplaceRelu
+from bnnfx.passes.replicate_before_batchnorm import ReplicateBeforeBatchNorm
 from bnnfx.passes.select_layers import SelectLayers
+from bnnfx.passes.split_activations import SplitActivations
 
 CONVERT: tuple[type[Pass[Any, Any]], ...] = (
     # TRACED -> CANONICAL
@@ -39,13 +44,23 @@ CONVERT: tuple[type[Pass[Any, Any]], ...] = (
     BinarizeLayers,
 )
 
+SPLIT: tuple[type[Pass[Any, Any]], ...] = (
+    # TRAINABLE: each step keeps what the network computes
+    SplitActivations,
+    MoveShiftUpstream,
+    ReplicateBeforeBatchNorm,  # needs the streams: it widens what adds to one
+)
+
 LOWER: tuple[type[Pass[Any, Any]], ...] = (
     # TRAINABLE
     DropInferenceIdentities,
     FreezeBatchNorm,
+    CompareForFloatLayers,  # needs the dropouts gone: then the readers of a binarizer are layers
     # TRAINABLE -> PACKED
     PackLayers,
-    # PACKED: the bits of a chain first, with the float expression still as it was trained; then what stays float
+    # PACKED: two copies of a map become one convolution first, which is what the passes behind look for
+    FuseReplicationIntoConvolution,
+    # the bits of a chain first, with the float expression still as it was trained; then what stays float
     MoveMaxPoolBehindPack,
     FoldEpilogueToThreshold,
     FoldBatchNormToAffine,
@@ -63,7 +78,9 @@ def with_extensions(passes: tuple[type[Pass[Any, Any]], ...]) -> tuple[type[Pass
     result = list(passes)
     for entry in entry_points(group="bnnfx.passes"):
         extension = entry.load()
-        if not (isinstance(extension, type) and issubclass(extension, Pass) and extension.after in CONVERT + LOWER):
+        if not (
+            isinstance(extension, type) and issubclass(extension, Pass) and extension.after in CONVERT + SPLIT + LOWER
+        ):
             raise ValueError(
                 f"The entry point {entry.name!r} of group bnnfx.passes ({entry.value}) must be a subclass of Pass "
                 "whose attribute `after` is one of the passes in bnnfx.pipelines."

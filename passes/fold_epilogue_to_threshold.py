@@ -7,7 +7,7 @@ import torch
 from torch import fx
 
 from bnnfx.core import edit
-from bnnfx.core.chain import CONVOLUTION, PACK, accumulators_of, is_per_channel, table_of_bits, upstream
+from bnnfx.core.chain import CONVOLUTION, PACK, accumulators_of, is_per_channel, shared_by, table_of_bits, upstream
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import calls
 from bnnfx.core.passes import Pass
@@ -15,6 +15,7 @@ from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 from bnnfx.numerics.bits import pack_bits
 from bnnfx.numerics.thresholds import IntegerThreshold, from_table
+from bnnfx.ops.binary_conv2d_threshold import BINARY_CONV2D_THRESHOLD
 
 
 @dataclass
@@ -41,7 +42,8 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
         for pack in [node for node in self.gm.graph.nodes if calls(node, PACK)]:
             chain: list[fx.Node] = []
             for node in upstream(pack):
-                if calls(node, CONVOLUTION) or len([n for n in node.all_input_nodes if n.op != "get_attr"]) != 1:
+                tensors = [source for source in node.all_input_nodes if source.op != "get_attr"]
+                if calls(node, CONVOLUTION) or not tensors or tensors != list(node.args[:1]):
                     yield Epilogue(node, chain[::-1], pack)
                     break
                 chain.append(node)
@@ -79,7 +81,8 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
         """Emit the fused operator in the place of the pack."""
         assert self._threshold is not None
         graph, convolution = self.gm.graph, match.start
-        bits, weight, _, _, *attributes = convolution.args
+        bits, weight = convolution.args[:2]
+        attributes, copies = shared_by(convolution)
         with graph.inserting_before(match.pack):
             threshold = edit.add_buffer(
                 self.gm, f"{convolution.name}_threshold", torch.from_numpy(self._threshold.threshold)
@@ -88,7 +91,7 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
                 self.gm, f"{convolution.name}_flip", torch.from_numpy(pack_bits(self._threshold.flip))
             )
             fused = graph.call_function(
-                torch.ops.bnnfx.binary_conv2d_threshold.default, (bits, weight, threshold, flip, *attributes)
+                BINARY_CONV2D_THRESHOLD[copies].target, (bits, weight, threshold, flip, *attributes)
             )
         edit.replace(match.pack, fused)
 

@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from bnnfx.core import edit
-from bnnfx.core.chain import CONVOLUTION, PACK
+from bnnfx.core.chain import CONVOLUTION, PACK, shared_by
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import calls, constant, depends_on_input, is_add, is_view, module_of, sole_user
 from bnnfx.core.layout import TO_NCHW, TO_NHWC, permute, permutes
@@ -68,7 +68,8 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
     def rewrite(self, match: Fusion) -> None:
         """Emit the fused operator behind the last step that it takes over."""
         graph, convolution = self.gm.graph, match.convolution
-        bits, weight, scale, bias, *attributes = convolution.args
+        bits, weight, scale, bias = convolution.args[:4]
+        attributes, copies = shared_by(convolution)
         readers = [user for user in match.stream.users if user not in match.packs]
         wanted = {"float": bool(readers), "bits": bool(match.packs)}
         epilogue = Epilogue(
@@ -76,6 +77,7 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
             match.residual is not None,
             match.after.kind if match.after else Activation.NONE,
             tuple(output for output, is_wanted in wanted.items() if is_wanted),
+            copies,
         )
         with graph.inserting_before(match.stream.next):
             if torch.equal(constant(self.gm, bias), _NOTHING):

@@ -17,6 +17,7 @@ from bnnfx.core.layout import TO_NCHW, TO_NHWC, permute, permutes
 from bnnfx.core.passes import Pass
 from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
+from bnnfx.nn.halves import mean_of_halves, shift_halves
 
 _EVERYTHING = ((1, 2, 3), [1, 2, 3])
 
@@ -38,8 +39,9 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
     """Before: `f(permute(stream))`. After: `permute(f(stream))`, until permutations meet and cancel.
 
     What f may be: another permutation, `pack`, the mean of a map or of a sample, `flatten` of a 1x1 map, an activation,
-    a sum, a concatenation of channels, and a 1x1 convolution, which is a matrix product then (with the batch norm
-    behind it folded into the matrix). Where a region begins, `pack` reads the permuted map as well.
+    a sum, a concatenation of channels, a map of halves to the one it stands for, and a 1x1 convolution, which is a
+    matrix product then (with the batch norm behind it folded into the matrix). Where a region begins, `pack` reads the
+    permuted map as well.
     """
 
     requires = Stage.PACKED
@@ -122,6 +124,8 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
             return self._move
         if calls(reader, operator.add) and all(permutes(operand, TO_NCHW) for operand in reader.args):
             return self._move
+        if calls(reader, mean_of_halves) or calls(reader, shift_halves):
+            return self._move
         if calls(reader, torch.cat) and all(permutes(part, TO_NCHW) for part in reader.all_input_nodes):
             return self._move if _dims(reader) == 1 and len(shape or ()) == 4 else None
         return None
@@ -182,6 +186,8 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
         copy = graph.node_copy(reader, _stream_of)
         if calls(copy, torch.cat):
             copy.args, copy.kwargs = (copy.args[0], 3), {}
+        elif calls(copy, mean_of_halves) or calls(copy, shift_halves):
+            copy.kwargs = {"axis": 3}
         self._finish(border, copy)
 
     def _matrix_product(self, border: Border) -> None:

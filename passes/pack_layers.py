@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnnfx.core import edit
+from bnnfx.core.chain import CONVOLUTION
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import bits_source, calls, module_calls, module_of
 from bnnfx.core.passes import Pass
+from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.nn.weight import exact_zeros
@@ -33,14 +35,22 @@ class PackLayers(Pass[LowerContext, fx.Node]):
         self._weights: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         yield from module_calls(self.gm, (BinaryConv2d, BinaryLinear))
 
+    def allowed(self, match: fx.Node) -> Refusal | None:
+        """A bit stands for -1 and 1, or for 0 and 1."""
+        levels = self._binarizer(bits_source(self.gm, match.all_input_nodes[0])).levels
+        if levels in ((-1, 1), (0, 1)):
+            return None
+        return Refusal(f"the activation in front of it gives {levels}, which is neither (-1, 1) nor (0, 1)")
+
     def rewrite(self, match: fx.Node) -> None:
         """Emit the packed operators, and views to and from 4-D around a linear layer."""
         layer = module_of(self.gm, match)
         binarizer = bits_source(self.gm, match.all_input_nodes[0])
         x = binarizer.all_input_nodes[0]
+        low = self._binarizer(binarizer).levels[0]
         if isinstance(layer, BinaryConv2d):
             bits = self._pack(binarizer, x, tuple(self.context.shapes[x][1:]))
-            self._convolution(match, layer, bits, (layer.kernel_size[0], layer.kernel_size[1]))
+            self._convolution(match, layer, bits, (layer.kernel_size[0], layer.kernel_size[1]), low)
             return
         assert isinstance(layer, BinaryLinear)
         shape = (layer.in_features, 1, 1)
@@ -51,16 +61,20 @@ class PackLayers(Pass[LowerContext, fx.Node]):
         else:
             source = None
         bits = self._pack(binarizer, x, shape, source)
-        self._convolution(match, layer, bits, shape[1:])
+        self._convolution(match, layer, bits, shape[1:], low)
 
     def subject(self, match: fx.Node) -> str:
         """The layer's qualified name."""
         return str(match.target)
 
+    def _binarizer(self, node: fx.Node) -> ActivationBinarizer:
+        module = module_of(self.gm, node)
+        assert isinstance(module, ActivationBinarizer)
+        return module
+
     def _pack(self, binarizer: fx.Node, x: fx.Node, shape: tuple[int, ...], source: fx.Node | None = None) -> fx.Node:
         """The bits of `x`, from `source` (its values as a map) if given; shared by all layers that compare it alike."""
-        module, graph = module_of(self.gm, binarizer), self.gm.graph
-        assert isinstance(module, ActivationBinarizer)
+        module, graph = self._binarizer(binarizer), self.gm.graph
         rank = len(self.context.shapes[x])
         constant = module.threshold(torch.empty(0), rank).detach().float() if module.pointwise else None
         key = (x, b"" if constant is None else constant.numpy().tobytes())
@@ -90,7 +104,7 @@ class PackLayers(Pass[LowerContext, fx.Node]):
         return self.gm.graph.call_function(torch.reshape, (threshold, (-1, 1, 1, 1))) if rank != 4 else threshold
 
     def _convolution(
-        self, match: fx.Node, layer: BinaryConv2d | BinaryLinear, bits: fx.Node, kernel: tuple[int, ...]
+        self, match: fx.Node, layer: BinaryConv2d | BinaryLinear, bits: fx.Node, kernel: tuple[int, ...], low: float
     ) -> None:
         graph, name = self.gm.graph, str(match.target)
         shape = self.context.shapes[match]
@@ -102,9 +116,7 @@ class PackLayers(Pass[LowerContext, fx.Node]):
                 for what, tensor in zip(("weight_bits", "scale", "bias"), tensors, strict=True)
             ]
             self.context.packed[str(constants[0].target)] = name
-            result = graph.call_function(
-                torch.ops.bnnfx.binary_conv2d.default, (bits, *constants, *_geometry(layer, kernel))
-            )
+            result = graph.call_function(CONVOLUTION, (bits, *constants, *_geometry(layer, kernel), int(low), 1))
             result._rename(f"{match.name}_packed")  # stays behind a linear layer; otherwise it becomes the layer's name
             self.context.shapes[result] = shape if rank == 4 else torch.Size((shape[:-1].numel(), shape[-1], 1, 1))
             if rank == 2:

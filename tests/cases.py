@@ -29,14 +29,19 @@ INT32 = np.iinfo(np.int32)
 FUSED = {epilogue.onnx_name: epilogue for epilogue in FUSED_CONV2D}
 """The epilogues by the name of their node."""
 
+THRESHOLDS = ("BinaryConv2dThreshold", "BinaryConv2dTwiceThreshold")
+"""Convolutions whose thresholds are integers."""
+
 REPRESENTATIVES = (
-    "BinaryConv2dThreshold",
+    *THRESHOLDS,
     "BinaryConv2dFloat",
     "BinaryConv2dBits",
     "BinaryConv2dClampFloatBits",
     "BinaryConv2dPreluAddBits",
     "BinaryConv2dShiftedPreluAddClampFloatBits",
     "BinaryConv2dAddShiftedPreluFloatBits",
+    "BinaryConv2dTwiceFloat",
+    "BinaryConv2dTwicePreluAddClampFloatBits",
 )
 """Convolutions that have every step, every output and every place of a constant between them."""
 
@@ -176,10 +181,14 @@ def random_window(rng: np.random.Generator, kernel: int) -> tuple[list[int], lis
 def convolution(
     rng: np.random.Generator, name: str, x: Array, weight: Array, channels: int, attributes: dict[str, Any]
 ) -> Case:
-    """A convolution, fused or with integer thresholds, of given bits, with hazardous constants and residual."""
+    """A convolution, fused or with integer thresholds, of given bits, with hazardous constants and residual.
+
+    The attributes have `groups` and `low` among them.
+    """
     attributes = {"channels": channels, **attributes}
-    if name == "BinaryConv2dThreshold":
-        outputs = len(weight)
+    copies = 2 if "Twice" in name else 1
+    outputs = copies * len(weight)
+    if name in THRESHOLDS:
         fan_in = weight.shape[1] * weight.shape[2] * channels // attributes["groups"]
         constants = {
             "weight": weight,
@@ -189,14 +198,14 @@ def convolution(
         return Case(name, {"x": x}, constants, attributes)
     case = Case(name, {"x": x}, {"weight": weight}, attributes)
     epilogue = FUSED[name]
-    case.constants |= _scale_and_bias(rng, len(weight))
-    case.constants |= _activation_constants(rng, epilogue.before, len(weight), "")
+    case.constants |= _scale_and_bias(rng, outputs)
+    case.constants |= _activation_constants(rng, epilogue.before, outputs, "")
     if epilogue.adds:
-        case.inputs["residual"] = _residual(rng, stream_of(case, Epilogue(epilogue.before)))
+        case.inputs["residual"] = _residual(rng, stream_of(case, Epilogue(epilogue.before, copies=copies)))
     suffix = "_2" if epilogue.before is not Activation.NONE else ""
-    case.constants |= _activation_constants(rng, epilogue.after, len(weight), suffix)
+    case.constants |= _activation_constants(rng, epilogue.after, outputs, suffix)
     if "bits" in epilogue.outputs:
-        stream = stream_of(case, Epilogue(epilogue.before, epilogue.adds, epilogue.after))
+        stream = stream_of(case, Epilogue(epilogue.before, epilogue.adds, epilogue.after, copies=copies))
         case.constants["threshold"] = _float_thresholds(rng, stream)
     assert {*case.inputs, *case.constants} == {"x", "weight", *epilogue.tensors}
     return case
@@ -221,11 +230,13 @@ def made_convolution(
     size: Sequence[int],
     geometry: dict[str, Any],
     batch: int = 2,
+    low: int | None = None,
 ) -> Case:
-    """A convolution of random bits."""
+    """A convolution of random bits; what a 0 bit stands for is random, too, if `low` does not say it."""
     x = random_bits(rng, batch, *size, channels)
     weight = random_bits(rng, outputs, *kernel, channels // groups)
-    return convolution(rng, name, x, weight, channels, {**geometry, "groups": groups})
+    low = -int(rng.integers(2)) if low is None else low
+    return convolution(rng, name, x, weight, channels, {**geometry, "groups": groups, "low": low})
 
 
 def small_convolution(rng: np.random.Generator, name: str) -> Case:

@@ -262,7 +262,7 @@ def test_a_failure_in_the_middle_leaves_things_as_they_were(
     if existing:
         path.write_bytes(b"before")
     if where == "onnx.ModelProto.SerializeToString":
-        monkeypatch.setattr("bnnfx.export.onnx_file.os.fdopen", fail)  # protobuf's own method cannot be patched
+        monkeypatch.setattr("bnnfx.core.files.os.fdopen", fail)  # protobuf's own method cannot be patched
     else:
         monkeypatch.setattr(where, fail)
     with pytest.raises(RuntimeError, match="disk full"):

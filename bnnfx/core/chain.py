@@ -9,7 +9,8 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from bnnfx.core.dataflow import ELEMENTWISE, calls, constant, is_view, module_of
-from bnnfx.numerics.thresholds import accumulator_values
+from bnnfx.nn.halves import shift_halves
+from bnnfx.numerics.thresholds import accumulator_values, selected_sums
 
 CONVOLUTION = torch.ops.bnnfx.binary_conv2d.default
 PACK = torch.ops.bnnfx.pack.default
@@ -21,7 +22,7 @@ def is_per_channel(gm: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node, t
     if is_view(node):  # of a 1x1 map, behind a linear layer; a larger map's positions would become channels
         sizes = [shapes[n][1:] for n in (node.all_input_nodes[0], node) if n in shapes]
         return len(sizes) == 2 and sizes[0][:1] == sizes[1][:1] and all(s.numel() == s[0] for s in sizes)
-    return isinstance(module_of(gm, node), ELEMENTWISE) or calls(node, F.batch_norm)
+    return isinstance(module_of(gm, node), ELEMENTWISE) or calls(node, F.batch_norm) or calls(node, shift_halves)
 
 
 def upstream(node: fx.Node) -> Iterator[fx.Node]:
@@ -32,11 +33,21 @@ def upstream(node: fx.Node) -> Iterator[fx.Node]:
         current = current.args[0] if current.args and current.op != "get_attr" else None
 
 
+def shared_by(convolution: fx.Node) -> tuple[list[Any], int]:
+    """The attributes that a packed convolution shares with what takes its place, and its number of copies."""
+    *attributes, copies = convolution.args[4:]
+    assert isinstance(copies, int)
+    return attributes, copies
+
+
 def accumulators_of(gm: fx.GraphModule, convolution: fx.Node) -> np.ndarray[Any, np.dtype[np.int32]]:
     """Every value that an accumulator of this convolution can take."""
     weight = constant(gm, convolution.args[1])
-    channels, _, pads, _, groups = convolution.args[4:9]
+    channels, _, pads, _, groups, low = convolution.args[4:10]
     fan_in = weight.shape[1] * weight.shape[2] * (channels // groups)  # type: ignore[operator]
+    if low == 0:
+        positive = np.bitwise_count(weight.numpy()).sum(axis=(1, 2, 3), dtype=np.int32)
+        return selected_sums(int((fan_in - positive).max()), int(positive.max()))
     return accumulator_values(fan_in, zero_padded=any(pads))  # type: ignore[arg-type]
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from bnnfx.nn.halves import shift_halves
 from bnnfx.ops import PACKED_OPS, PackedOp
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -115,6 +116,14 @@ def module_calls(gm: fx.GraphModule, kinds: type[nn.Module] | tuple[type[nn.Modu
             yield node
 
 
+def is_replication(node: object) -> bool:
+    """Whether a node puts two copies of one map side by side on the axis of the channels."""
+    if not isinstance(node, fx.Node) or not calls(node, torch.cat):
+        return False
+    parts = node.args[0]
+    return isinstance(parts, list | tuple) and len(parts) == 2 and parts[0] is parts[1] and node.args[1:] == (1,)
+
+
 def sole_user(node: fx.Node) -> fx.Node | None:
     """The only reader of a value, or None if there are none or several."""
     return next(iter(node.users)) if len(node.users) == 1 else None
@@ -208,7 +217,7 @@ def monotone_directions(gm: fx.GraphModule, node: fx.Node) -> torch.Tensor | Non
     if isinstance(module, nn.LeakyReLU | nn.PReLU):
         slope = module.weight.detach() if isinstance(module, nn.PReLU) else torch.tensor(module.negative_slope)
         return torch.tensor(1.0) if bool((slope >= 0).all()) else None
-    if isinstance(module, (*RELUS, nn.Hardtanh, nn.MaxPool2d)) or is_view(node):
+    if isinstance(module, (*RELUS, nn.Hardtanh, nn.MaxPool2d)) or is_view(node) or calls(node, shift_halves):
         return torch.tensor(1.0)
     if calls(node, F.batch_norm):
         gamma = node.args[3]

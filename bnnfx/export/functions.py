@@ -102,13 +102,14 @@ def _accumulate(
     pads: Sequence[int],
     dilations: Sequence[int],
     groups: int,
+    low: int,
 ) -> FLOAT:
-    """Accumulators of a packed convolution, integers held as `float[N, O, OH, OW]`."""
-    table = _values_of_bytes(op.Constant(value_int=-1))
+    """Accumulators of a packed convolution, integers held as `float[N, O, OH, OW]`; a 0 bit of `x` is `low`."""
     all_channels = op.Unsqueeze(op.Constant(value_int=channels), op.Constant(value_ints=[0]))
     group_channels = op.Div(all_channels, op.Constant(value_int=groups))
-    signs, filters = _unpack(x, all_channels, table), _unpack(weight, group_channels, table)
-    integers: FLOAT = op.Conv(signs, filters, strides=strides, pads=pads, dilations=dilations, group=groups)
+    values = _unpack(x, all_channels, _values_of_bytes(op.Constant(value_int=low)))
+    filters = _unpack(weight, group_channels, _values_of_bytes(op.Constant(value_int=-1)))
+    integers: FLOAT = op.Conv(values, filters, strides=strides, pads=pads, dilations=dilations, group=groups)
     return integers
 
 
@@ -145,6 +146,26 @@ def _shifted(x: FLOAT, shift: FLOAT) -> FLOAT:
     """ONNX Runtime drops the addition of a single 0.0, which makes 0.0 of -0.0; `lower` writes -0.0 in its place."""
     y: FLOAT = op.Add(x, _per_map(shift))
     return y
+
+
+@script(_DOMAIN, default_opset=op)
+def _twice(x: FLOAT) -> FLOAT:
+    """Two copies, one behind the other on the axis of the channels."""
+    y: FLOAT = op.Concat(x, x, axis=1)
+    return y
+
+
+@script(_DOMAIN, default_opset=op)
+def _filters(weight: UINT8) -> INT64:
+    """How many output channels there are, `int64[1]`."""
+    count: INT64 = op.Shape(weight, start=0, end=1)
+    return count
+
+
+@script(_DOMAIN, default_opset=op)
+def _filters_twice(weight: UINT8) -> INT64:
+    count: INT64 = op.Mul(_filters(weight), op.Constant(value_int=2))
+    return count
 
 
 @script(_DOMAIN, default_opset=op)
@@ -195,10 +216,10 @@ def _channels_last(x: FLOAT) -> FLOAT:
 
 
 @script(_DOMAIN, default_opset=op)
-def _compared(x: FLOAT, threshold: FLOAT, weight: UINT8) -> UINT8:
-    """Packed bits of `x >= threshold`; the number of channels is that of the filters."""
+def _compared(x: FLOAT, threshold: FLOAT, channels: INT64) -> UINT8:
+    """Packed bits of `x >= threshold`; `channels` is `int64[1]`."""
     bits = op.Cast(op.GreaterOrEqual(x, _per_map(threshold)), to=UINT8.dtype)
-    packed: UINT8 = _pack(bits, op.Shape(weight, start=0, end=1))
+    packed: UINT8 = _pack(bits, channels)
     return packed
 
 
@@ -223,8 +244,11 @@ def _fused_conv2d(epilogue: Epilogue) -> FunctionProto:
         return result
 
     stream = step(_accumulate, ["x", "weight"])
-    kinds = {name: AttributeProto.INT if name in ("channels", "groups") else AttributeProto.INTS for name in attributes}
+    single = ("channels", "groups", "low")
+    kinds = {name: AttributeProto.INT if name in single else AttributeProto.INTS for name in attributes}
     nodes[0].attribute.extend(helper.make_attribute_ref(name, kind) for name, kind in kinds.items())
+    if epilogue.copies == 2:
+        stream = step(_twice, [stream])
     stream = step(_scaled, [stream], 2)
     if epilogue.before is not Activation.NONE:
         stream = step(_ACTIVATIONS[epilogue.before], [stream], len(epilogue.before.constants))
@@ -232,9 +256,10 @@ def _fused_conv2d(epilogue: Epilogue) -> FunctionProto:
         stream = step(_add, [stream], 1)
     if epilogue.after is not Activation.NONE:
         stream = step(_ACTIVATIONS[epilogue.after], [stream], len(epilogue.after.constants))
+    count = _filters_twice if epilogue.copies == 2 else _filters
     given = {
         "float": lambda: step(_channels_last, [stream]),
-        "bits": lambda: step(_compared, [stream, "threshold", "weight"]),
+        "bits": lambda: step(_compared, [stream, "threshold", step(count, ["weight"])]),
     }
     results = [given[output]() for output in epilogue.outputs]
     return helper.make_function(
@@ -249,6 +274,16 @@ def _fused_conv2d(epilogue: Epilogue) -> FunctionProto:
 
 
 @script(_DOMAIN, default_opset=op)
+def _compared_integers(integers: FLOAT, threshold: INT32, flip: UINT8) -> UINT8:
+    """Packed bits `(accumulator >= threshold) xor flip`."""
+    # Exact in float: a threshold that float32 must round is at least 2**24 away from 0, which accumulators are not.
+    at_least = op.Unsqueeze(op.Cast(threshold, to=FLOAT.dtype), op.Constant(value_ints=[1, 2]))
+    bits = op.Cast(op.GreaterOrEqual(integers, at_least), to=UINT8.dtype)
+    packed: UINT8 = op.BitwiseXor(_pack(bits, op.Shape(threshold)), flip)
+    return packed
+
+
+@script(_DOMAIN, default_opset=op)
 def BinaryConv2dThreshold(
     x: UINT8,
     weight: UINT8,
@@ -259,13 +294,30 @@ def BinaryConv2dThreshold(
     pads: Sequence[int],
     dilations: Sequence[int],
     groups: int,
+    low: int,
 ) -> UINT8:
     """Bit `(accumulator >= threshold[O]) xor flip`."""
-    integers = _accumulate(x, weight, channels, strides, pads, dilations, groups)
-    # Exact in float: a threshold that float32 must round is at least 2**24 away from 0, which accumulators are not.
-    at_least = op.Unsqueeze(op.Cast(threshold, to=FLOAT.dtype), op.Constant(value_ints=[1, 2]))
-    bits = op.Cast(op.GreaterOrEqual(integers, at_least), to=UINT8.dtype)
-    packed: UINT8 = op.BitwiseXor(_pack(bits, op.Shape(threshold)), flip)
+    integers = _accumulate(x, weight, channels, strides, pads, dilations, groups, low)
+    packed: UINT8 = _compared_integers(integers, threshold, flip)
+    return packed
+
+
+@script(_DOMAIN, default_opset=op)
+def BinaryConv2dTwiceThreshold(
+    x: UINT8,
+    weight: UINT8,
+    threshold: INT32,
+    flip: UINT8,
+    channels: int,
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+    groups: int,
+    low: int,
+) -> UINT8:
+    """Two bits per accumulator, `(accumulator >= threshold[2 * O]) xor flip`."""
+    integers = _twice(_accumulate(x, weight, channels, strides, pads, dilations, groups, low))
+    packed: UINT8 = _compared_integers(integers, threshold, flip)
     return packed
 
 
@@ -310,9 +362,10 @@ def MaxPool2d(
     return packed
 
 
-_STEPS = (_shifted, _scaled, _clamp, _prelu, _shifted_prelu, _add, _channels_last, _compared)
-_HELPERS = (_row_bits, _sizes, _values_of_bytes, _unpack, _pack, _accumulate, _per_map, *_STEPS)
-_BODIES = (Pack, PackNhwc, BinaryConv2dThreshold, MaxPool2d)
+_STEPS = (_twice, _shifted, _scaled, _clamp, _prelu, _shifted_prelu, _add, _channels_last, _compared)
+_COUNTS = (_row_bits, _sizes, _filters, _filters_twice)
+_HELPERS = (*_COUNTS, _values_of_bytes, _unpack, _pack, _accumulate, _per_map, *_STEPS, _compared_integers)
+_BODIES = (Pack, PackNhwc, BinaryConv2dThreshold, BinaryConv2dTwiceThreshold, MaxPool2d)
 
 
 def function_protos(names: Collection[str], opset: int = OLDEST_OPSET) -> list[FunctionProto]:

@@ -12,13 +12,14 @@ import onnx.numpy_helper
 import torch
 from torch import Tensor, fx, nn
 
-from bnnfx.core.dataflow import CONVOLUTIONS, module_of, packed_op, packed_result
+from bnnfx.core.dataflow import CONVOLUTIONS, calls, module_of, packed_op, packed_result
 from bnnfx.core.record import record_of
 from bnnfx.core.stage import Stage
 from bnnfx.errors import StageError
 from bnnfx.export.packed_maps import packed_channels, packed_maps
 from bnnfx.export.symbolic import from_onnx
 from bnnfx.nn import ActivationBinarizer
+from bnnfx.nn.comparison import compare
 from bnnfx.numerics.bits import unpack_bits
 from bnnfx.ops import BY_ONNX_NAME, PackedOp
 from bnnfx.ops.registry import ONNX_DOMAIN
@@ -113,8 +114,14 @@ class _Recorder(fx.Interpreter):
         binarizer = module_of(self.gm, n)
         if isinstance(binarizer, ActivationBinarizer):
             x = self.env[n.all_input_nodes[0]]
-            compared = (x - binarizer.threshold(x, x.ndim)).numpy()
-            self.trace.bits[n.name] = Bits(_rows(result.numpy() > 0, self.samples), _rows(compared, self.samples))
+            # of several thresholds the highest first, as bnnfx.split orders the halves that it makes of a ternary map
+            distance = torch.cat([x - t for t in reversed(binarizer.thresholds(x, x.ndim))], dim=1)
+            bits = torch.cat([result > level for level in reversed(binarizer.levels[:-1])], dim=1)
+            self.trace.bits[n.name] = Bits(*(_rows(y.numpy(), self.samples) for y in (bits, distance)))
+        if calls(n, compare):
+            x, threshold = (self.env[a] for a in n.all_input_nodes)
+            bits = result > n.args[2]
+            self.trace.bits[n.name] = Bits(*(_rows(y.numpy(), self.samples) for y in (bits, x - threshold)))
         op = packed_op(n)
         if op is not None:
             arguments = [self.env[a] if isinstance(a, fx.Node) else a for a in n.args]

@@ -136,7 +136,8 @@ def verify(gm: Model, other: Model, inputs: tuple[Any, ...], *, kernels: bool = 
 
     Raises:
         StageError: one of the two is no such graph.
-        ValueError: the two have no binarizer in common.
+        ValueError: the two have no binarizer in common. (Of a file without packed nodes, which records no bits, the
+            outputs alone are compared.)
     """
     tensors = tuple(x.detach().cpu() for x in as_tensors(inputs))
     a, b = (trace_bits(model, tensors, kernels=kernels) for model in (gm, other))
@@ -146,7 +147,7 @@ def verify(gm: Model, other: Model, inputs: tuple[Any, ...], *, kernels: bool = 
 def compare(a: BitTrace, b: BitTrace) -> Verification:
     """Compare two records of the same inputs."""
     names = [name for name in a.bits if name in b.bits]
-    if not names or len(a.outputs) != len(b.outputs):
+    if (not names and a.bits and b.bits) or len(a.outputs) != len(b.outputs):
         raise ValueError(
             f"The two models have {len(names)} binarizers in common, and {len(a.outputs)} and {len(b.outputs)} "
             "outputs: they are not two forms of one model."
@@ -158,7 +159,7 @@ def compare(a: BitTrace, b: BitTrace) -> Verification:
                 f"'{name}': they are not two forms of one model."
             )
     share = 2.0**-23 * max(a.terms, b.terms)
-    samples = len(a.bits[names[0]].bits)
+    samples = len(a.bits[names[0]].bits) if names else len(a.outputs[0])
     diverged = np.zeros(samples, dtype=bool)
     nodes = []
     for name in names:

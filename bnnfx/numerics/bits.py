@@ -1,4 +1,7 @@
-"""The packed layout: bit 1 means +1, channels last, little-endian, rows padded with 0 bits to whole 64-bit words."""
+"""The packed layout: bit 1 means +1, channels last, little-endian, rows padded with 0 bits to whole 64-bit words.
+
+A 0 bit means -1, or 0 where activations are {0, 1}; the convolution that reads it says which.
+"""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,6 +1,6 @@
-"""Convolution of packed +-1 activations with packed +-1 weights: exact integers by xor and popcount.
+"""Convolution of packed activations, +-1 or {0, 1}, with packed +-1 weights: exact integers by popcount.
 
-The arithmetic, in numbered steps:
+The arithmetic for activations +-1, in numbered steps:
 
 1. For vectors of n values +-1 held as bits, `x . w = n - 2 * popcount(x xor w)`. Tail bits that are 0 in both operands
    add nothing, so `n` stays the true length.
@@ -8,6 +8,9 @@ The arithmetic, in numbered steps:
    computed as if the padding held bit 0, that is the value -1.
 3. Each padded tap then contributed `-w` per channel where it should contribute 0, so the sum of the weights under the
    padded taps is added back (`border_correction`). It depends on weights and geometry only and is 0 in the interior.
+
+And for activations {0, 1}: a bit that is set adds +1 or -1, the others add nothing, so
+`x . w = 2 * popcount(x and w) - popcount(x)`. Neither tail bits nor padding, which are 0 bits, need a correction.
 """
 
 from dataclasses import dataclass
@@ -78,9 +81,14 @@ def border_correction(
 
 
 def binary_conv2d(
-    x: npt.NDArray[np.uint8], weight: npt.NDArray[np.uint8], channels: int, geometry: Geometry, groups: int = 1
+    x: npt.NDArray[np.uint8],
+    weight: npt.NDArray[np.uint8],
+    channels: int,
+    geometry: Geometry,
+    groups: int = 1,
+    low: int = -1,
 ) -> npt.NDArray[np.int32]:
-    """Accumulators of a 2-D convolution of +-1 activations with +-1 weights, zero padding included exactly.
+    """Accumulators of a 2-D convolution of two-valued activations with +-1 weights, zero padding included exactly.
 
     Args:
         x: packed activations `uint8[N, H, W, row_bytes(channels)]`.
@@ -88,21 +96,22 @@ def binary_conv2d(
         channels: input channels of the whole layer.
         geometry: stride, padding, dilation.
         groups: as in `torch.nn.Conv2d`.
+        low: the value of an activation whose bit is 0, -1 or 0; that of the others is 1.
 
     Returns:
         `int32[N, OH, OW, O]`.
     """
     if groups == 1:
-        return _accumulate(x, weight, channels, geometry)
+        return _accumulate(x, weight, channels, geometry, low)
     rows = channels // groups
     per_group = pack_bits(unpack_bits(x, channels).reshape(*x.shape[:-1], groups, rows))
     filters = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
-    parts = [_accumulate(per_group[..., g, :], filters[g], rows, geometry) for g in range(groups)]
+    parts = [_accumulate(per_group[..., g, :], filters[g], rows, geometry, low) for g in range(groups)]
     return np.concatenate(parts, axis=-1)
 
 
 def _accumulate(
-    x: npt.NDArray[np.uint8], weight: npt.NDArray[np.uint8], channels: int, geometry: Geometry
+    x: npt.NDArray[np.uint8], weight: npt.NDArray[np.uint8], channels: int, geometry: Geometry, low: int
 ) -> npt.NDArray[np.int32]:
     batch, height, width = x.shape[:3]
     out_channels, kernel = weight.shape[0], (weight.shape[1], weight.shape[2])
@@ -113,12 +122,21 @@ def _accumulate(
     step = max(1, _CHUNK_WORDS // max(1, rows * columns * out_channels * taps.shape[-1]))
     for start in range(0, batch, step):
         padded = as_words(np.pad(x[start : start + step], [(0, 0), (ph, ph), (pw, pw), (0, 0)]))
-        differing = np.zeros((padded.shape[0], rows, columns, out_channels), np.int32)
+        sums = np.zeros((padded.shape[0], rows, columns, out_channels), np.int32)
         for i in range(kernel[0]):
             for j in range(kernel[1]):
                 window = padded[:, i * dh :: sh, j * dw :: sw][:, :rows, :columns, None, :]
-                differing += np.bitwise_count(window ^ taps[:, i, j]).sum(axis=-1, dtype=np.int32)
-        out[start : start + step] = kernel[0] * kernel[1] * channels - 2 * differing
-    if geometry.padding != (0, 0):
+                if low == 0:
+                    sums += 2 * _popcount(window & taps[:, i, j]) - _popcount(window)
+                else:
+                    sums += channels - 2 * _popcount(window ^ taps[:, i, j])
+        out[start : start + step] = sums
+    if low != 0 and geometry.padding != (0, 0):
         out += border_correction(weight, channels, geometry, (height, width))
     return out
+
+
+def _popcount(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+    """Set bits along the last axis."""
+    counts: npt.NDArray[np.int32] = np.bitwise_count(words).sum(axis=-1, dtype=np.int32)
+    return counts

@@ -30,6 +30,19 @@ def accumulator_values(fan_in: int, zero_padded: bool) -> npt.NDArray[np.int32]:
     return np.arange(-fan_in, fan_in + 1, 1 if zero_padded else 2, dtype=np.int32)
 
 
+def selected_sums(negative: int, positive: int) -> npt.NDArray[np.int32]:
+    """All values that the sum of some of a filter's weights can take, ascending: its dot product with {0, 1}.
+
+    Args:
+        negative: how many weights are -1.
+        positive: how many are +1.
+
+    >>> selected_sums(1, 2)
+    array([-1,  0,  1,  2], dtype=int32)
+    """
+    return np.arange(-negative, positive + 1, dtype=np.int32)
+
+
 def from_table(values: npt.NDArray[np.int32], bits: npt.NDArray[np.bool_]) -> IntegerThreshold | None:
     """Find the integer threshold that reproduces a table of bits.
 

@@ -7,6 +7,7 @@ standard-operator body is in `bnnfx.export.functions` and its kernels are in `bn
 |---|---|---|
 | `bnnfx::pack`, `pack_nhwc` | `Pack`, `PackNhwc` | float map to bits |
 | `bnnfx::binary_conv2d_threshold` | `BinaryConv2dThreshold` | bits to bits: accumulator >= threshold, flipped or not |
+| `bnnfx::binary_conv2d_twice_threshold` | `BinaryConv2dTwiceThreshold` | the same with two thresholds, so two bits |
 | `bnnfx::binary_conv2d_<steps>` | `BinaryConv2d<Steps>` | bits to float stream, bits, or both: see `epilogue` |
 | `bnnfx::max_pool2d` | `MaxPool2d` | bits to bits: OR, or AND, over windows |
 | `bnnfx::binary_conv2d` | - | bits to float map; inside `lower` only |
@@ -26,7 +27,7 @@ PACKED_OPS: tuple[PackedOp, ...] = (
     PACK,
     PACK_NHWC,
     BINARY_CONV2D,
-    BINARY_CONV2D_THRESHOLD,
+    *BINARY_CONV2D_THRESHOLD.values(),
     *FUSED_CONV2D.values(),
     MAX_POOL2D,
 )

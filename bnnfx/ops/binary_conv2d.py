@@ -22,10 +22,12 @@ def _reference(
     pads: Sequence[int],
     dilations: Sequence[int],
     groups: int,
+    low: int,
+    copies: int,
 ) -> Tensor:
     constants = {"scale": (scale, torch.float32), "bias": (bias, torch.float32)}
-    require_convolution("binary_conv2d", x, weight, channels, groups, constants)
-    integers = accumulators(x, weight, channels, geometry(strides, pads, dilations), groups)
+    require_convolution("binary_conv2d", x, weight, channels, groups, low, constants, copies=copies)
+    integers = accumulators(x, weight, channels, geometry(strides, pads, dilations), groups, low, copies=copies)
     result = epilogue.scale(integers, scale.cpu().numpy(), bias.cpu().numpy()).transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(result)).to(x.device)
 
@@ -40,17 +42,20 @@ def _shape(
     pads: Sequence[int],
     dilations: Sequence[int],
     groups: int,
+    low: int,
+    copies: int,
 ) -> Tensor:
     rows, columns = output_size(x, weight, strides, pads, dilations)
-    return x.new_empty((x.shape[0], weight.shape[0], rows, columns), dtype=torch.float32)
+    return x.new_empty((x.shape[0], copies * weight.shape[0], rows, columns), dtype=torch.float32)
 
 
 BINARY_CONV2D = define("binary_conv2d", None, _reference, _shape, outputs=("float",), bits_in=True)
-"""`binary_conv2d(x, weight, scale, bias, channels, strides, pads, dilations, groups)`.
+"""`binary_conv2d(x, weight, scale, bias, channels, strides, pads, dilations, groups, low, copies)`.
 
 `uint8[N, H, W, row_bytes(channels)]` and `uint8[O, kh, kw, row_bytes(channels / groups)]` to
-`float32[N, O, OH, OW] = float32(accumulator) * scale[O] + bias[O]`, rounded after the product and after the sum. A
-linear layer is the convolution of a map of size 1x1.
+`float32[N, P, OH, OW] = float32(accumulator) * scale[P] + bias[P]`, rounded after the product and after the sum, with
+P = copies * O: copies of the O accumulators side by side. A 1 bit of x is +1, a 0 bit is `low`, -1 or 0; padding adds
+nothing. A linear layer is the convolution of a map of size 1x1.
 
 `lower` puts it in the place of a binary layer, folds what it can into integers, and leaves none: see `fused_conv2d`.
 """

@@ -20,12 +20,22 @@ def _describe(value: object) -> str:
 
 
 def require_convolution(
-    op: str, x: Tensor, weight: Tensor, channels: int, groups: int, per_output: dict[str, tuple[Tensor, torch.dtype]]
+    op: str,
+    x: Tensor,
+    weight: Tensor,
+    channels: int,
+    groups: int,
+    low: int,
+    per_output: dict[str, tuple[Tensor, torch.dtype]],
+    *,
+    copies: int = 1,
 ) -> None:
-    """The checks that both convolution operators share.
+    """The checks that the convolution operators share.
 
-    `per_output` holds the tensors with one value per output channel and their element types.
+    `per_output` holds the tensors with one value per output channel and their element types; `copies` tells how many
+    output channels there are per filter.
     """
+    require(low in (-1, 0), op, "low, the value of a 0 bit of x, is -1 or 0", low=low)
     require(
         x.dtype == torch.uint8 and x.ndim == 4 and x.shape[3] == row_bytes(channels),
         op,
@@ -46,8 +56,8 @@ def require_convolution(
     )
     for name, (tensor, dtype) in per_output.items():
         require(
-            tensor.dtype == dtype and tensor.shape == weight.shape[:1],
+            tensor.dtype == dtype and tensor.shape == (copies * weight.shape[0],),
             op,
-            f"{name} is {str(dtype).removeprefix('torch.')}[{weight.shape[0]}]",
+            f"{name} is {str(dtype).removeprefix('torch.')}[{copies * weight.shape[0]}]",
             **{name: tensor},
         )

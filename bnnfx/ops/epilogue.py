@@ -2,7 +2,9 @@
 
 An operator is named for its steps, in their order:
 
-    BinaryConv2d [Clamp | Prelu | ShiftedPrelu] [Add [Clamp | Prelu | ShiftedPrelu]] (Float | Bits | FloatBits)
+    BinaryConv2d [Twice] [Clamp | Prelu | ShiftedPrelu] [Add [Clamp | Prelu | ShiftedPrelu]] (Float | Bits | FloatBits)
+
+`Twice` puts a second copy of the accumulators behind the first: O filters give P = 2 * O channels; else P = O.
 
 `bnnfx/csrc/conv/epilogue_variant.h` names the same operators to ONNX Runtime.
 """
@@ -29,7 +31,7 @@ class Activation(enum.Enum):
 
     @property
     def constants(self) -> tuple[str, ...]:
-        """Its constants: `float32[1]` or `float32[O]` each."""
+        """Its constants: `float32[1]` or `float32[P]` each."""
         return _CONSTANTS[self]
 
     def apply(self, x: Floats, *constants: Floats) -> Floats:
@@ -61,18 +63,20 @@ class Epilogue:
         adds: whether a residual is added.
         after: the activation behind that sum; none without it.
         outputs: "float" for the float stream, "bits" for its comparison with a threshold, or both in this order.
+        copies: how often the accumulators stand side by side, 1 or 2.
     """
 
     before: Activation = Activation.NONE
     adds: bool = False
     after: Activation = Activation.NONE
     outputs: tuple[str, ...] = ("float",)
+    copies: int = 1
 
     @property
     def name(self) -> str:
         """Of the torch operator, such as `binary_conv2d_add_float_bits`."""
-        parts = ("binary_conv2d", self.before.value, "add" if self.adds else "", self.after.value, *self.outputs)
-        return "_".join(part for part in parts if part)
+        steps = ("twice" if self.copies == 2 else "", self.before.value, "add" if self.adds else "", self.after.value)
+        return "_".join(part for part in ("binary_conv2d", *steps, *self.outputs) if part)
 
     @property
     def onnx_name(self) -> str:
@@ -90,7 +94,10 @@ class Epilogue:
         return ("scale", "bias", *self.before.constants, *residual, *after, *threshold)
 
     def apply(self, accumulators: npt.NDArray[np.int32], *tensors: Floats) -> Floats:
-        """The float stream `float32[N, OH, OW, O]`; `tensors` are those of the attribute, the threshold left out."""
+        """The float stream `float32[N, OH, OW, P]` of P accumulators.
+
+        `tensors` are those of the attribute, the threshold left out.
+        """
         factor, bias, *rest = tensors
         count = len(self.before.constants)
         stream = self.before.apply(steps.scale(accumulators, factor, bias), *rest[:count])
@@ -102,7 +109,7 @@ class Epilogue:
 
 def epilogues() -> Iterator[Epilogue]:
     """Every epilogue there is."""
-    for before, adds, after in product(Activation, (False, True), Activation):
+    for copies, before, adds, after in product((1, 2), Activation, (False, True), Activation):
         if adds or after is Activation.NONE:
             for outputs in (("float",), ("bits",), ("float", "bits")):
-                yield Epilogue(before, adds, after, outputs)
+                yield Epilogue(before, adds, after, outputs, copies)

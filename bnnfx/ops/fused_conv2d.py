@@ -15,7 +15,7 @@ from bnnfx.ops.epilogue import Epilogue, epilogues
 from bnnfx.ops.registry import PackedOp, define
 from bnnfx.ops.window import accumulators, geometry, output_size
 
-_ATTRIBUTES = "int channels, SymInt[] strides, SymInt[] pads, SymInt[] dilations, int groups"
+_ATTRIBUTES = "int channels, SymInt[] strides, SymInt[] pads, SymInt[] dilations, int groups, int low"
 
 
 class _FusedConv2d:
@@ -46,9 +46,10 @@ class _FusedConv2d:
     def _stream(self, arguments: tuple[Any, ...]) -> tuple[np.ndarray[Any, np.dtype[np.float32]], dict[str, Tensor]]:
         given = dict(zip(self.tensors, arguments, strict=False))
         x, weight = given["x"], given["weight"]
-        channels, strides, pads, dilations, groups = arguments[len(self.tensors) :]
-        name, outputs = self.epilogue.name, int(weight.shape[0])
-        require_convolution(name, x, weight, channels, groups, {})
+        channels, strides, pads, dilations, groups, low = arguments[len(self.tensors) :]
+        name, copies = self.epilogue.name, self.epilogue.copies
+        outputs = copies * int(weight.shape[0])
+        require_convolution(name, x, weight, channels, groups, low, {})
         for key in self.epilogue.tensors:
             if key != "residual":
                 rule = f"{key} is float32[1] or float32[{outputs}]"
@@ -59,15 +60,15 @@ class _FusedConv2d:
             residual = given["residual"]
             fits = residual.dtype == torch.float32 and residual.shape == shape
             require(fits, name, f"residual is float32{list(shape)} like the result", residual=residual, x=x)
-        integers = accumulators(x, weight, channels, geometry(strides, pads, dilations), groups)
+        integers = accumulators(x, weight, channels, geometry(strides, pads, dilations), groups, low, copies=copies)
         constants = (given[key].cpu().numpy() for key in self.epilogue.tensors if key != "threshold")
         return np.ascontiguousarray(self.epilogue.apply(integers, *constants)), given
 
     def shape(self, *arguments: Any) -> Tensor | tuple[Tensor, ...]:
         x, weight = arguments[:2]
-        _, strides, pads, dilations, _ = arguments[len(self.tensors) :]
+        _, strides, pads, dilations, *_ = arguments[len(self.tensors) :]
         rows, columns = output_size(x, weight, strides, pads, dilations)
-        outputs = int(weight.shape[0])
+        outputs = self.epilogue.copies * int(weight.shape[0])
         results = {
             "float": x.new_empty((x.shape[0], rows, columns, outputs), dtype=torch.float32),
             "bits": x.new_empty((x.shape[0], rows, columns, row_bytes(outputs)), dtype=torch.uint8),
@@ -92,10 +93,10 @@ def _define(epilogue: Epilogue) -> PackedOp:
 
 
 FUSED_CONV2D: dict[Epilogue, PackedOp] = {epilogue: _define(epilogue) for epilogue in epilogues()}
-"""`binary_conv2d_<steps>(x, weight, scale, bias, ..., channels, strides, pads, dilations, groups)`, by epilogue.
+"""`binary_conv2d_<steps>(x, weight, scale, bias, ..., channels, strides, pads, dilations, groups, low)`, by epilogue.
 
 `uint8[N, H, W, row_bytes(channels)]` and `uint8[O, kh, kw, row_bytes(channels / groups)]` to the float stream
-`float32[N, OH, OW, O]` and/or the packed bits `stream >= threshold`, `uint8[N, OH, OW, row_bytes(O)]`. Each step is
-rounded on its own, in the order of the name; a residual is `float32[N, OH, OW, O]`, other tensors are `float32[O]` or
-`float32[1]`.
+`float32[N, OH, OW, P]` and/or the packed bits `stream >= threshold`, `uint8[N, OH, OW, row_bytes(P)]`, where P is O, or
+2 * O with the step `Twice`. Each step is rounded on its own, in the order of the name; a residual is
+`float32[N, OH, OW, P]`, other tensors are `float32[P]` or `float32[1]`. A 0 bit of x is `low`, -1 or 0.
 """

@@ -16,9 +16,12 @@ def geometry(strides: Sequence[int], pads: Sequence[int], dilations: Sequence[in
     return Geometry((strides[0], strides[1]), (pads[0], pads[1]), (dilations[0], dilations[1]))
 
 
-def accumulators(x: Tensor, weight: Tensor, channels: int, window: Geometry, groups: int) -> npt.NDArray[np.int32]:
-    """Integers of a packed convolution, `int32[N, OH, OW, O]`, from tensors on any device."""
-    return binary_conv2d(x.cpu().numpy(), weight.cpu().numpy(), channels, window, groups)
+def accumulators(
+    x: Tensor, weight: Tensor, channels: int, window: Geometry, groups: int, low: int, *, copies: int = 1
+) -> npt.NDArray[np.int32]:
+    """Integers of a packed convolution, `int32[N, OH, OW, copies * O]`, from tensors on any device."""
+    integers = binary_conv2d(x.cpu().numpy(), weight.cpu().numpy(), channels, window, groups, low)
+    return np.concatenate([integers] * copies, axis=-1)
 
 
 def output_size(

@@ -10,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from cases import FUSED, REPRESENTATIVES, Array, Case, assert_same, example, window
+from cases import FUSED, REPRESENTATIVES, THRESHOLDS, Array, Case, assert_same, example, window
 from onnx import TensorProto, helper, inliner
 from onnx.reference import ReferenceEvaluator
 
@@ -82,13 +82,14 @@ CORNERS = {
     "dilated": (65, 7, 1, (3, 3), (9, 8), window((2, 2), (1, 2), (2, 2))),
     "many taps": (520, 9, 1, (5, 5), (5, 5), window((2, 2))),
 }
-CONVOLUTIONS = ("BinaryConv2dThreshold", "BinaryConv2dShiftedPreluAddClampFloatBits")
+CONVOLUTIONS = (*THRESHOLDS, "BinaryConv2dShiftedPreluAddClampFloatBits", "BinaryConv2dTwicePreluAddClampFloatBits")
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 @pytest.mark.parametrize("corner", CORNERS)
 def test_convolution_corners(name: str, corner: str) -> None:
-    check(cases.made_convolution(np.random.default_rng(7), name, *CORNERS[corner]), *EVERY_WAY)
+    for low in (-1, 0):
+        check(cases.made_convolution(np.random.default_rng(7), name, *CORNERS[corner], low=low), *EVERY_WAY)
 
 
 @pytest.mark.parametrize("name", REPRESENTATIVES)
@@ -112,7 +113,9 @@ def test_thresholds_at_every_accumulator() -> None:
     x = pack_bits((np.arange(2**taps)[:, None] >> np.arange(taps) & 1).astype(np.bool_).reshape(-1, 2, 2, 3))
     constants = {"weight": weight, "threshold": values, "flip": pack_bits(np.arange(len(values)) % 2 == 1)}
     case = Case("BinaryConv2dThreshold", {"x": x}, constants, {"channels": 3, **window((0, 0)), "groups": 1})
-    check(case, run_ort, run_reference)
+    for low in (-1, 0):
+        case.attributes["low"] = low
+        check(case, run_ort, run_reference)
 
 
 def test_scale_and_bias_round_twice() -> None:
@@ -147,7 +150,7 @@ def test_activation_of_special_values(name: str, constants: dict[str, float], va
     weight[..., 0], weight[..., 1:] = 7, 0
     operands = {"weight": weight, "scale": np.zeros(1, np.float32), "bias": np.float32(values)}
     operands |= {name: np.float32([value]) for name, value in constants.items()}
-    case = Case(name, {"x": x}, operands, {"channels": 3, **window((0, 0)), "groups": 1})
+    case = Case(name, {"x": x}, operands, {"channels": 3, **window((0, 0)), "groups": 1, "low": -1})
     bare = Case(
         "BinaryConv2dFloat", case.inputs, {k: operands[k] for k in ("weight", "scale", "bias")}, case.attributes
     )
@@ -356,7 +359,7 @@ def test_weights_are_unpacked_when_the_session_is_created(name: str, tmp_path: A
     left = [node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node]
     assert (left.count("Gather"), left.count("Conv"), left.count("ConvInteger")) == (1, 1, 1)
     assert not set(left) & {"Shape", "Range", "Div", "Mod"}
-    assert left.count("Where") == (0 if name == "BinaryConv2dThreshold" else 3)  # those of clamp and PReLU
+    assert left.count("Where") == (0 if name in THRESHOLDS else 3)  # those of clamp and PReLU
 
 
 # --- the helpers ---

@@ -12,7 +12,7 @@ import cases
 import numpy as np
 import onnxruntime as ort
 import pytest
-from cases import FUSED, REPRESENTATIVES, Array, Case, assert_same, window
+from cases import FUSED, REPRESENTATIVES, THRESHOLDS, Array, Case, assert_same, window
 
 import bnnfx
 from bnnfx.numerics.bits import row_bytes
@@ -22,7 +22,8 @@ from bnnfx.runtime.library import isas
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in .*:RuntimeWarning")  # infinities are among the cases
 
 PACKS = ("Pack", "PackNhwc")
-CONVOLUTIONS = ("BinaryConv2dThreshold", "BinaryConv2dShiftedPreluAddClampFloatBits")
+CONVOLUTIONS = (*THRESHOLDS, "BinaryConv2dShiftedPreluAddClampFloatBits", "BinaryConv2dTwiceAddFloatBits")
+LOWS = pytest.mark.parametrize("low", [-1, 0])
 PLAIN = window((0, 0))
 
 
@@ -73,43 +74,49 @@ def test_convolution(isa: str, name: str, grouped: bool) -> None:
     assert batches == {0, 1, 2, 3}
 
 
+@LOWS
 @pytest.mark.parametrize("channels", [16, 64, 96, 130])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_convolution_3x3_of_a_layer(isa: str, name: str, channels: int) -> None:
+def test_convolution_3x3_of_a_layer(isa: str, name: str, channels: int, low: int) -> None:
     """Enough pixels for several strips and tasks."""
-    rng = np.random.default_rng(channels)
-    check(cases.made_convolution(rng, name, channels, channels, 1, (3, 3), (31, 29), window((1, 1))), channels)
+    rng, geometry = np.random.default_rng(channels), window((1, 1))
+    case = cases.made_convolution(rng, name, channels, channels, 1, (3, 3), (31, 29), geometry, low=low)
+    check(case, channels)
 
 
-@pytest.mark.parametrize("name", ["BinaryConv2dFloat", "BinaryConv2dThreshold"])
-def test_convolution_of_many_words(isa: str, name: str) -> None:
-    """All bits differ, over more words than a byte can count."""
+@LOWS
+@pytest.mark.parametrize("bit", [0, 1])
+@pytest.mark.parametrize("name", ["BinaryConv2dFloat", "BinaryConv2dTwiceFloat", "BinaryConv2dThreshold"])
+def test_convolution_of_many_words(isa: str, name: str, bit: int, low: int) -> None:
+    """All bits differ, or all agree, over more words than a byte can count."""
     rng = np.random.default_rng(0)
-    x = np.zeros((1, 3, 3, row_bytes(2048)), np.uint8)
+    x = np.full((1, 3, 3, row_bytes(2048)), 255 * bit, np.uint8)
     weight = np.full((70, 3, 3, row_bytes(2048)), 255, np.uint8)
-    case = cases.convolution(rng, name, x, weight, 2048, PLAIN | {"groups": 1})
-    if name == "BinaryConv2dFloat":
+    case = cases.convolution(rng, name, x, weight, 2048, PLAIN | {"groups": 1, "low": low})
+    if name != "BinaryConv2dThreshold":
         case.constants |= {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}
-        assert (run(case)[0] == -9 * 2048).all()
+        assert (run(case)[0] == 9 * 2048 * (1 if bit else low)).all()
     check(case, "many words")
 
 
+@LOWS
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_linear_layer(isa: str, name: str) -> None:
+def test_linear_layer(isa: str, name: str, low: int) -> None:
     rng = np.random.default_rng(0)
-    check(cases.made_convolution(rng, name, 300, 11, 1, (1, 1), (1, 1), PLAIN, batch=5), "linear")
+    check(cases.made_convolution(rng, name, 300, 11, 1, (1, 1), (1, 1), PLAIN, batch=5, low=low), "linear")
 
 
+@LOWS
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_depthwise(isa: str, name: str) -> None:
-    rng = np.random.default_rng(0)
-    check(cases.made_convolution(rng, name, 70, 140, 70, (3, 3), (7, 6), window((1, 1), (2, 1))), "depthwise")
+def test_depthwise(isa: str, name: str, low: int) -> None:
+    rng, geometry = np.random.default_rng(0), window((1, 1), (2, 1))
+    check(cases.made_convolution(rng, name, 70, 140, 70, (3, 3), (7, 6), geometry, low=low), "depthwise")
 
 
 def rounded_case(name: str, **constants: Array) -> Case:
     """Accumulators 3 in 64 channels."""
     x, weight = np.zeros((1, 1, 20, 8), np.uint8), np.zeros((64, 1, 1, 8), np.uint8)
-    return Case(name, {"x": x}, {"weight": weight, **constants}, PLAIN | {"channels": 3, "groups": 1})
+    return Case(name, {"x": x}, {"weight": weight, **constants}, PLAIN | {"channels": 3, "groups": 1, "low": -1})
 
 
 def scales_that_round() -> Array:
@@ -179,7 +186,7 @@ def test_one_session_runs_maps_of_all_sizes_on_many_threads(isa: str, name: str)
     rng = np.random.default_rng(0)
     sizes = ((1, 8, 9), (0, 8, 9), (3, 2, 2), (1, 1, 1), (2, 9, 8), (1, 20, 20))
     made = [cases.made_convolution(rng, name, 33, 40, 1, (3, 3), size, window((1, 1)), n) for n, *size in sizes]
-    made = [replace(case, constants=made[0].constants) for case in made]
+    made = [replace(case, constants=made[0].constants, attributes=made[0].attributes) for case in made]
     expected = [case.expected() for case in made]
     session = open_session(made[0], threads=2)
 
@@ -284,7 +291,7 @@ def sound(name: str) -> Case:
         return Case(name, {"x": rng.standard_normal(shape).astype(np.float32)}, {"threshold": np.zeros(1, np.float32)})
     if name == "MaxPool2d":
         return cases.pool_case(rng, 6, (2, 2), (4, 4), PLAIN, 0, batch=1)
-    return cases.made_convolution(rng, name, 6, 10, 1, (3, 3), (4, 4), PLAIN, batch=1)
+    return cases.made_convolution(rng, name, 6, 10, 1, (3, 3), (4, 4), PLAIN, batch=1, low=-1)
 
 
 def constant(name: str, value: Array) -> Callable[[Case], None]:
@@ -321,6 +328,11 @@ AT_CREATION = [
     ("BinaryConv2dFloat", attribute("groups", 4), "groups = 4"),
     ("BinaryConv2dFloat", attribute("groups", 0), "groups = 0"),
     ("BinaryConv2dFloat", attribute("groups", 3), "O a multiple of groups.*groups = 3"),
+    ("BinaryConv2dFloat", attribute("low", 1), "low = 1"),
+    ("BinaryConv2dTwiceThreshold", attribute("low", -2), "low = -2"),
+    ("BinaryConv2dFloat", lambda case: case.attributes.pop("low"), "attribute low: "),
+    ("BinaryConv2dTwiceFloat", constant("scale", FLOATS(10)), r"scale has one value.* 20 .*float\[10\]"),
+    ("BinaryConv2dTwiceThreshold", constant("threshold", np.zeros(10, np.int32)), r"threshold .* 20 .*int32\[10\]"),
     ("BinaryConv2dFloat", attribute("channels", 0), "channels = 0"),
     ("BinaryConv2dFloat", attribute("channels", 65), "channels = 65"),
     ("BinaryConv2dFloat", attribute("pads", [1, 1]), r"pads is a list of 4 .*\[1, 1\]"),

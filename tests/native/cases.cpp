@@ -111,7 +111,7 @@ Node RandomConvolution(const std::string& op, const std::vector<std::string>& st
   const int64_t outputs = groups * RandomChannels(random, std::max<int64_t>(1, kMostChannels / groups));
   const bool linear = random->OneIn(8);
   const Dims kernel = linear ? Dims{1, 1} : Dims{random->Between(1, 7), random->Between(1, 7)};
-  node.integers = {{"channels", channels}, {"groups", groups}};
+  node.integers = {{"channels", channels}, {"groups", groups}, {"low", -random->Below(2)}};
 
   // Few channels get a large map, so that it is cut into several tasks.
   const int64_t products = channels / groups * outputs * kernel[0] * kernel[1];
@@ -125,23 +125,24 @@ Node RandomConvolution(const std::string& op, const std::vector<std::string>& st
     FillBits(&node.inputs[1], channels / groups, 2, random);
   }
 
-  if (steps[0] == "Threshold") {
-    AddInput(&node, RandomThresholds(outputs, channels / groups * kernel[0] * kernel[1], random), true);
-    AddInput(&node, RandomBits({}, outputs, random), true);
+  const int64_t results = steps[0] == "Twice" ? 2 * outputs : outputs;  // channels behind the accumulators
+  if (steps.back() == "Threshold") {
+    AddInput(&node, RandomThresholds(results, channels / groups * kernel[0] * kernel[1], random), true);
+    AddInput(&node, RandomBits({}, results, random), true);
     return node;
   }
   Floats floats(random);
   const auto add_constants = [&](int count) {
-    for (int i = 0; i < count; ++i) AddInput(&node, floats.Make({random->OneIn(5) ? 1 : outputs}), true);
+    for (int i = 0; i < count; ++i) AddInput(&node, floats.Make({random->OneIn(5) ? 1 : results}), true);
   };
   add_constants(2);  // scale, bias
   for (const std::string& step : steps) {
     if (step == "Add") {
       const int64_t height = AxisOf(node, 0, kernel[0]).Outputs();
       const int64_t width = AxisOf(node, 1, kernel[1]).Outputs();
-      AddInput(&node, floats.Make({node.inputs[0].dims[0], height, width, outputs}), false);
+      AddInput(&node, floats.Make({node.inputs[0].dims[0], height, width, results}), false);
     } else {
-      add_constants(step == "Clamp" ? 2 : step == "ShiftedPrelu" ? 3 : step == "Float" ? 0 : 1);
+      add_constants(step == "Clamp" ? 2 : step == "ShiftedPrelu" ? 3 : step == "Float" || step == "Twice" ? 0 : 1);
     }
   }
   return node;

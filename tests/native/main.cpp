@@ -23,7 +23,7 @@ extern "C" const char* bnnfx_isas() noexcept;
 namespace native {
 namespace {
 
-constexpr size_t kOperators = 64;  // BinaryConv2dThreshold, 60 BinaryConv2d*, two that pack, MaxPool2d
+constexpr size_t kOperators = 125;  // 2 BinaryConv2d*Threshold, 120 other BinaryConv2d*, 2 that pack, MaxPool2d
 constexpr size_t kThreads[] = {1, 3};
 
 class Failure : public std::runtime_error {

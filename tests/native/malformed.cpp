@@ -56,7 +56,13 @@ std::vector<Malformed> Spoil(const Node& sound) {
     const std::string name = key;
     add("no " + name, true, [&](Node* node) { node->integers.erase(name); });
     if (name == "ceil_mode") continue;  // any integer is a yes or a no
-    for (const int64_t wrong : {int64_t{0}, int64_t{-1}, kLeast, kMost, kMost - 63, int64_t{1} << 40}) {
+    std::vector<int64_t> wrongs{kLeast, kMost, kMost - 63, int64_t{1} << 40};
+    if (name == "low") {
+      wrongs.insert(wrongs.end(), {1, -2});
+    } else {
+      wrongs.insert(wrongs.end(), {0, -1});
+    }
+    for (const int64_t wrong : wrongs) {
       add(name + "=" + std::to_string(wrong), true, [&](Node* node) { node->integers[name] = wrong; });
     }
   }

@@ -14,16 +14,18 @@ void SetBit(uint8_t* row, int64_t channel, bool bit) {
   row[channel / 8] = static_cast<uint8_t>(bit ? row[channel / 8] | mask : row[channel / 8] & ~mask);
 }
 
-// [rows][channels] of +1 and -1.
-std::vector<int8_t> Signs(const Tensor& packed, int64_t channels) {
+// [rows][channels] of +1 and `low`.
+std::vector<int8_t> Values(const Tensor& packed, int64_t channels, int64_t low) {
   const int64_t row_bytes = packed.dims.back();
   const int64_t rows = row_bytes == 0 ? 0 : static_cast<int64_t>(packed.bytes.size()) / row_bytes;
-  std::vector<int8_t> signs;
-  signs.reserve(static_cast<size_t>(rows * channels));
+  std::vector<int8_t> values;
+  values.reserve(static_cast<size_t>(rows * channels));
   for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t c = 0; c < channels; ++c) signs.push_back(Bit(packed.bytes.data() + row * row_bytes, c) ? 1 : -1);
+    for (int64_t c = 0; c < channels; ++c) {
+      values.push_back(Bit(packed.bytes.data() + row * row_bytes, c) ? 1 : static_cast<int8_t>(low));
+    }
   }
-  return signs;
+  return values;
 }
 
 // [N, out rows, out columns, O]
@@ -41,8 +43,8 @@ Accumulators Convolve(const Node& node) {
   const int64_t outputs = weight.dims[0];
   const WindowAxis rows = AxisOf(node, 0, weight.dims[1]);
   const WindowAxis columns = AxisOf(node, 1, weight.dims[2]);
-  const std::vector<int8_t> xs = Signs(x, channels);
-  const std::vector<int8_t> ws = Signs(weight, of_group);
+  const std::vector<int8_t> xs = Values(x, channels, node.integers.at("low"));
+  const std::vector<int8_t> ws = Values(weight, of_group, -1);
 
   Accumulators result{{x.dims[0], rows.Outputs(), columns.Outputs(), outputs}, {}};
   for (int64_t n = 0; n < result.dims[0]; ++n) {
@@ -67,6 +69,17 @@ Accumulators Convolve(const Node& node) {
     }
   }
   return result;
+}
+
+// Twice: all channels, and then all of them again.
+Accumulators Repeat(const Accumulators& acc) {
+  Accumulators twice{acc.dims, {}};
+  twice.dims[3] *= 2;
+  const auto outputs = acc.dims[3];
+  for (auto pixel = acc.values.begin(); pixel != acc.values.end(); pixel += outputs) {
+    for (int copy = 0; copy < 2; ++copy) twice.values.insert(twice.values.end(), pixel, pixel + outputs);
+  }
+  return twice;
 }
 
 Tensor PackedRows(const Dims& dims) { return Tensor(ORT_UINT8, {dims[0], dims[1], dims[2], RowBytes(dims[3])}); }
@@ -204,7 +217,7 @@ std::vector<std::string> ConvolutionSteps(const std::string& op) {
   std::vector<std::string> steps;
   for (size_t at = prefix.size(); at < op.size(); at += steps.back().size()) {
     const size_t before = steps.size();
-    for (const char* step : {"Threshold", "ShiftedPrelu", "Prelu", "Clamp", "Add", "Float", "Bits"}) {
+    for (const char* step : {"Twice", "Threshold", "ShiftedPrelu", "Prelu", "Clamp", "Add", "Float", "Bits"}) {
       if (steps.size() == before && op.compare(at, std::strlen(step), step) == 0) steps.push_back(step);
     }
     if (steps.size() == before) return {};
@@ -234,9 +247,13 @@ int64_t RowBytes(int64_t channels) { return (channels + 63) / 64 * 8; }
 
 std::vector<Tensor> Expected(const Node& node) {
   if (node.op == "MaxPool2d") return MaxPool(node);
-  const std::vector<std::string> steps = ConvolutionSteps(node.op);
+  std::vector<std::string> steps = ConvolutionSteps(node.op);
   if (steps.empty()) return Pack(node);
-  const Accumulators acc = Convolve(node);
+  Accumulators acc = Convolve(node);
+  if (steps[0] == "Twice") {
+    acc = Repeat(acc);
+    steps.erase(steps.begin());
+  }
   if (steps[0] == "Threshold") return {Threshold(node, acc)};
   return FloatEpilogue(node, steps, acc);
 }

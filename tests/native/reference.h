@@ -1,4 +1,4 @@
-// What the operators mean, in plain scalar code that shares nothing with the library: bits are unpacked to +1 and -1,
+// What the operators mean, in plain scalar code that shares nothing with the library: bits are unpacked to +1 and -1 (or 0),
 // windows run over every tap, floats go through the steps one by one.
 
 #ifndef BNNFX_TESTS_NATIVE_REFERENCE_H_

@@ -1,4 +1,4 @@
-"""Xor and popcount against the convolution of +-1 numbers in float64, which is exact; the border correction apart."""
+"""Popcounts against the convolution of numbers in float64, which is exact; the border correction apart."""
 
 import itertools
 
@@ -18,9 +18,9 @@ def random_bits(shape, seed):
     return np.random.default_rng(seed).integers(0, 2, shape).astype(np.bool_)
 
 
-def as_float(bits):
-    """Channels-last bits to +-1 in float64, channels second."""
-    return torch.from_numpy(np.moveaxis(np.where(bits, 1.0, -1.0), -1, 1))
+def as_float(bits, low=-1):
+    """Channels-last bits to `low` and 1 in float64, channels second."""
+    return torch.from_numpy(np.moveaxis(np.where(bits, 1.0, float(low)), -1, 1))
 
 
 def float_conv2d(x, weight, geometry, groups=1):
@@ -29,9 +29,9 @@ def float_conv2d(x, weight, geometry, groups=1):
     return F.conv2d(x, weight, groups=groups, **window).permute(0, 2, 3, 1).numpy()
 
 
-def run_both(x_bits, weight_bits, geometry, groups=1):
-    result = binary_conv2d(pack_bits(x_bits), pack_bits(weight_bits), x_bits.shape[-1], geometry, groups)
-    return result, float_conv2d(as_float(x_bits), as_float(weight_bits), geometry, groups)
+def run_both(x_bits, weight_bits, geometry, groups=1, low=-1):
+    result = binary_conv2d(pack_bits(x_bits), pack_bits(weight_bits), x_bits.shape[-1], geometry, groups, low)
+    return result, float_conv2d(as_float(x_bits, low), as_float(weight_bits), geometry, groups)
 
 
 @st.composite
@@ -56,15 +56,17 @@ ALL_PADDING_CORNER = ((1, 1, 1, 3), (2, 2, 2, 3), Geometry((1, 1), (3, 3)), 1)
 EMPTY_BATCH_IN_GROUPS = ((0, 4, 4, 6), (4, 3, 3, 3), Geometry((1, 1), (1, 1)), 2)
 
 
-@given(case=cases(), seed=st.integers(0, 2**32 - 1))
-@example(case=POINT, seed=0)
-@example(case=STRIDED_GROUPS, seed=0)
-@example(case=ALL_PADDING_CORNER, seed=0)
-@example(case=EMPTY_BATCH_IN_GROUPS, seed=0)
+@given(case=cases(), seed=st.integers(0, 2**32 - 1), low=st.sampled_from([-1, 0]))
+@example(case=POINT, seed=0, low=-1)
+@example(case=STRIDED_GROUPS, seed=0, low=-1)
+@example(case=STRIDED_GROUPS, seed=0, low=0)
+@example(case=ALL_PADDING_CORNER, seed=0, low=-1)
+@example(case=ALL_PADDING_CORNER, seed=0, low=0)
+@example(case=EMPTY_BATCH_IN_GROUPS, seed=0, low=0)
 @settings(max_examples=200, deadline=None)
-def test_equals_float_convolution(case, seed):
+def test_equals_float_convolution(case, seed, low):
     x_shape, weight_shape, geometry, groups = case
-    result, expected = run_both(random_bits(x_shape, seed), random_bits(weight_shape, seed + 1), geometry, groups)
+    result, expected = run_both(random_bits(x_shape, seed), random_bits(weight_shape, seed + 1), geometry, groups, low)
     assert result.dtype == np.int32
     assert result.shape == expected.shape
     assert np.array_equal(result, expected)
@@ -85,11 +87,12 @@ def test_window_larger_than_the_map_is_an_error(kernel, dilation):
         binary_conv2d(x, weight, 3, Geometry(dilation=(dilation, dilation)))
 
 
+@pytest.mark.parametrize("low", [-1, 0])
 @pytest.mark.parametrize("channels", [1, 63, 64, 65, 300])
 @pytest.mark.parametrize("agree", [True, False])
-def test_extreme_sums_do_not_wrap(channels, agree):
+def test_extreme_sums_do_not_wrap(channels, agree, low):
     x, weight = np.ones((1, 3, 3, channels), np.bool_), np.full((2, 3, 3, channels), agree)
-    result, expected = run_both(x, weight, Geometry())
+    result, expected = run_both(x, weight, Geometry(), low=low)
     assert np.array_equal(result, np.full((1, 1, 1, 2), 9 * channels if agree else -9 * channels))
     assert np.array_equal(result, expected)
 
@@ -119,6 +122,28 @@ def test_dot_product_by_xor_and_by_xnor(n):
     # the xnor form of whole words counts the tail as matches
     tail = 8 * row_bytes(n) - n
     assert np.array_equal(2 * np.bitwise_count(~(x_words ^ w_words)).sum(-1, dtype=np.int64) - n, dot + 2 * tail)
+
+
+@pytest.mark.parametrize("n", [1, 2, 63, 64, 65, 300])
+def test_dot_product_with_zeros_and_ones_by_and(n):
+    """Of the true length without a mask: tail bits are 0, and add nothing."""
+    x, w = random_bits((50, n), seed=n), random_bits((50, n), seed=n + 1)
+    x_words, w_words = as_words(pack_bits(x)), as_words(pack_bits(w))
+    both, ones = (np.bitwise_count(words).sum(-1, dtype=np.int64) for words in (x_words & w_words, x_words))
+    assert np.array_equal(2 * both - ones, (x * np.where(w, 1, -1)).sum(-1))
+
+
+@given(case=cases(), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_sums_of_zeros_and_ones_stay_between_the_weights(case, seed):
+    x_shape, weight_shape, geometry, groups = case
+    weight = random_bits(weight_shape, seed + 1)
+    result = binary_conv2d(
+        pack_bits(random_bits(x_shape, seed)), pack_bits(weight), x_shape[-1], geometry, groups, low=0
+    )
+    positive = weight.sum((1, 2, 3))
+    assert np.all(result <= positive)
+    assert np.all(result >= positive - weight[0].size)
 
 
 # --- zero padding ---

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bnnfx.numerics.thresholds import accumulator_values, from_table
+from bnnfx.numerics.thresholds import accumulator_values, from_table, selected_sums
 
 
 def apply(rule, values):
@@ -132,6 +132,16 @@ def test_one_bad_channel_refuses_the_layer():
     values = accumulator_values(3, zero_padded=False)
     assert from_table(values, np.array([good, good]).T) is not None
     assert from_table(values, np.array([good, bad]).T) is None
+
+
+@pytest.mark.parametrize(("negative", "positive"), [*itertools.product(range(4), repeat=2)])
+def test_selected_sums_are_exactly_the_reachable_ones(negative, positive):
+    weights = [-1] * negative + [1] * positive
+    chosen = itertools.product((0, 1), repeat=len(weights))
+    reachable = sorted({sum(w for w, bit in zip(weights, bits, strict=True) if bit) for bits in chosen})
+    values = selected_sums(negative, positive)
+    assert values.dtype == np.int32
+    assert values.tolist() == reachable
 
 
 @pytest.mark.parametrize(("zero_padded", "factors"), [(False, (-1, 1)), (True, (-1, 0, 1))])

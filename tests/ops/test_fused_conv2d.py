@@ -1,7 +1,7 @@
-"""The 60 fused convolutions: against plain torch on numbers, step by step, and given wrong arguments."""
+"""The 120 fused convolutions: against plain torch on numbers, step by step, and given wrong arguments."""
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ ACTIVATIONS = {
 
 
 def packed(signs: Tensor) -> Tensor:
-    """+-1 `[N, C, H, W]` to packed bits `[N, H, W, B]`."""
+    """+-1, or 0 and 1, `[N, C, H, W]` to packed bits `[N, H, W, B]`."""
     return torch.from_numpy(pack_bits((signs.permute(0, 2, 3, 1) > 0).numpy()))
 
 
@@ -39,24 +39,34 @@ class Call:
     window: tuple[list[int], list[int], list[int], int]
     constants: dict[str, Tensor] = field(default_factory=dict)
     residual: Tensor | None = None
+    low: int = -1
 
     def arguments(self, epilogue: Epilogue) -> list[object]:
         given: dict[str, Tensor] = {"x": packed(self.x), "weight": packed(self.weight), **self.constants}
         if self.residual is not None:
             given["residual"] = self.residual.permute(0, 2, 3, 1).contiguous()
         names = FUSED_CONV2D[epilogue].tensors
-        return [*(given[name] for name in names), self.x.shape[1], *self.window]
+        return [*(given[name] for name in names), self.x.shape[1], *self.window, self.low]
 
 
 def made(epilogue: Epilogue, seed: int = 0, *, one_for_all: bool = False, **sizes: object) -> Call:
     generator = torch.Generator().manual_seed(seed)
-    options: dict = {"batch": 2, "channels": 6, "outputs": 9, "size": (5, 6), "kernel": (3, 2), "groups": 1} | sizes
+    options: dict = {
+        "batch": 2,
+        "channels": 6,
+        "outputs": 9,
+        "size": (5, 6),
+        "kernel": (3, 2),
+        "groups": 1,
+        "low": -(seed % 2),
+    } | sizes
     channels, outputs, groups = options["channels"], options["outputs"], options["groups"]
-    x = torch.randint(0, 2, (options["batch"], channels, *options["size"]), generator=generator) * 2.0 - 1
+    x = torch.randint(0, 2, (options["batch"], channels, *options["size"]), generator=generator)
+    x = torch.where(x == 1, 1.0, float(options["low"]))
     weight = torch.randint(0, 2, (outputs, channels // groups, *options["kernel"]), generator=generator) * 2.0 - 1
     window = ([2, 1], [1, 1], [1, 2] if options["kernel"] != (1, 1) else [1, 1], groups)
-    call = Call(x, weight, window)
-    count = 1 if one_for_all else outputs
+    call = Call(x, weight, window, low=options["low"])
+    count = 1 if one_for_all else outputs * epilogue.copies
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator)
@@ -68,7 +78,7 @@ def made(epilogue: Epilogue, seed: int = 0, *, one_for_all: bool = False, **size
             call.constants[name + suffix] = {
                 "low": -normal(count).abs(), "high": normal(count).abs() * 3, "slope": normal(count) / 2
             }.get(name, normal(count))  # fmt: skip
-    stream = plain(call, Epilogue(epilogue.before))
+    stream = plain(call, Epilogue(epilogue.before, copies=epilogue.copies))
     if epilogue.adds:
         call.residual = normal(*stream.shape) * 2
         if call.residual.numel():
@@ -97,7 +107,7 @@ def plain(call: Call, epilogue: Epilogue) -> Tensor:
             y = y + constants["shift_after" + suffix]
         return y
 
-    y = integers.float() * constants["scale"]
+    y = torch.cat([integers.float()] * epilogue.copies, 1) * constants["scale"]
     y = y + constants["bias"]
     y = activate(y, epilogue.before.value, "")
     if epilogue.adds:
@@ -125,11 +135,12 @@ def assert_gives(epilogue: Epilogue, call: Call) -> None:
 # --- the grammar ---
 
 
-def test_there_are_sixty_and_their_names_tell_the_steps() -> None:
+def test_there_are_120_and_their_names_tell_the_steps() -> None:
     names = {epilogue.name: epilogue for epilogue in FUSED_CONV2D}
-    assert len(names) == len(FUSED_CONV2D) == 60
+    assert len(names) == len(FUSED_CONV2D) == 120
     expected = {
-        "_".join(part for part in ("binary_conv2d", before, *then, outputs) if part)
+        "_".join(part for part in ("binary_conv2d", copies, before, *then, outputs) if part)
+        for copies in ("", "twice")
         for before in ACTIVATIONS
         for then in [(), *(("add", after) for after in ACTIVATIONS)]
         for outputs in ("float", "bits", "float_bits")
@@ -162,7 +173,7 @@ def test_there_are_sixty_and_their_names_tell_the_steps() -> None:
 def test_operands_in_order(epilogue: Epilogue, tensors: tuple[str, ...]) -> None:
     op = FUSED_CONV2D[epilogue]
     assert op.tensors == ("x", "weight", "scale", "bias", *tensors)
-    assert op.attributes == ("channels", "strides", "pads", "dilations", "groups")
+    assert op.attributes == ("channels", "strides", "pads", "dilations", "groups", "low")
 
 
 # --- values ---
@@ -175,7 +186,11 @@ def test_steps_in_float32_one_by_one(epilogue: Epilogue) -> None:
 
 
 FULL = Epilogue(Activation.SHIFTED_PRELU, True, Activation.CLAMP, ("float", "bits"))
+TWICE = replace(FULL, copies=2)
 SHAPES = [
+    {"low": 0},
+    {"low": 0, "channels": 65, "outputs": 40},
+    {"low": 0, "channels": 130, "outputs": 4, "groups": 2},
     {"channels": 1, "outputs": 1},
     {"channels": 64, "outputs": 64},
     {"channels": 65, "outputs": 65},
@@ -190,6 +205,7 @@ SHAPES = [
 @pytest.mark.parametrize("sizes", SHAPES, ids=str)
 def test_shapes(sizes: dict[str, object]) -> None:
     assert_gives(FULL, made(FULL, **sizes))
+    assert_gives(TWICE, made(TWICE, **sizes))
 
 
 @pytest.mark.parametrize("swapped", [("shift_before", "shift_after"), ("scale", "bias"), ("low_2", "high_2")])
@@ -240,7 +256,7 @@ def test_bits_at_the_threshold(residual: float, threshold: float, bit: int) -> N
 
 
 @pytest.mark.parametrize(
-    "epilogue", [FULL, Epilogue(outputs=("bits",)), Epilogue(adds=True, outputs=("float", "bits"))]
+    "epilogue", [FULL, TWICE, Epilogue(outputs=("bits",)), Epilogue(adds=True, outputs=("float", "bits"))]
 )
 def test_compared_is_the_stream_minus_the_threshold(epilogue: Epilogue) -> None:
     call = made(epilogue)
@@ -269,7 +285,7 @@ def test_shape_function(epilogue: Epilogue) -> None:
             assert batch == 0 or given.stride() == wanted.stride()
 
 
-@pytest.mark.parametrize("epilogue", [FULL, Epilogue(), Epilogue(outputs=("bits",)), Epilogue(adds=True)])
+@pytest.mark.parametrize("epilogue", [FULL, TWICE, Epilogue(), Epilogue(outputs=("bits",)), Epilogue(adds=True)])
 @pytest.mark.parametrize("batch", [0, 2])
 def test_opcheck(epilogue: Epilogue, batch: int) -> None:
     op = FUSED_CONV2D[epilogue]
@@ -298,6 +314,7 @@ ERRORS = [
     ("residual", torch.zeros(2, 3, 6, 9).double(), r"residual is float32\[2, 3, 6, 9\].*float64\[2, 3, 6, 9\]"),
     ("channels", 70, r"x is uint8\[N, H, W, 16\] for 70 channels.*uint8\[2, 5, 6, 8\]"),
     ("groups", 2, r"groups divide channels = 6.*groups = 2"),
+    ("low", 1, r"low, the value of a 0 bit of x, is -1 or 0; got low = 1"),
     ("strides", [1], r"pairs \(rows, columns\); got \[1\]"),
 ]
 

@@ -14,7 +14,7 @@ from bnnfx.numerics.bits import row_bytes
 from bnnfx.ops import PACKED_OPS
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D
 
-# the fused convolutions, of which there are 60, have a file of their own: test_fused_conv2d.py
+# the fused convolutions, of which there are 120, have a file of their own: test_fused_conv2d.py
 FUSED = "binary_conv2d_add_float_bits"
 
 OPS = torch.ops.bnnfx
@@ -42,21 +42,22 @@ def pack_signs(signs):
 class Layer:
     """One convolution's operands, packed and as numbers, and its exact accumulators in float64."""
 
-    def __init__(self, channels=5, outputs=4, batch=2, size=(5, 6), kernel=(3, 2), groups=1, seed=0):
-        self.x = random_signs(batch, channels, *size, seed=seed)
+    def __init__(self, channels=5, outputs=4, batch=2, size=(5, 6), kernel=(3, 2), groups=1, seed=0, low=-1, copies=1):
+        self.x = random_signs(batch, channels, *size, seed=seed).clamp_min(low)
         self.weight = random_signs(outputs, channels // groups, *kernel, seed=seed + 1)
         self.packed = (pack_signs(self.x), pack_signs(self.weight))
-        self.window = (channels, [2, 1], [1, 1], [1, 2], groups)
+        self.window = (channels, [2, 1], [1, 1], [1, 2], groups, low)
+        self.copies, outputs = copies, outputs * copies
         integers = F.conv2d(self.x.double(), self.weight.double(), None, [2, 1], [1, 1], [1, 2], groups)
         assert torch.equal(integers, integers.round())
-        self.integers = integers
+        self.integers = torch.cat([integers] * copies, 1)
         generator = torch.Generator().manual_seed(seed + 2)
         self.scale, self.bias = torch.rand(2, outputs, generator=generator) - 0.5
         self.threshold = torch.randint(-4, 5, (outputs,), generator=generator, dtype=torch.int32)
         self.flipped = torch.rand(outputs, generator=generator) < 0.5
 
     def float_arguments(self):
-        return (*self.packed, self.scale, self.bias, *self.window)
+        return (*self.packed, self.scale, self.bias, *self.window, self.copies)
 
     def fused_arguments(self):
         rows, columns = self.integers.shape[2:]
@@ -82,6 +83,7 @@ def all_arguments(batch=2):
         FUSED: layer.fused_arguments(),
         "binary_conv2d": layer.float_arguments(),
         "binary_conv2d_threshold": layer.threshold_arguments(),
+        "binary_conv2d_twice_threshold": Layer(batch=batch, copies=2).threshold_arguments(),
         "max_pool2d": pool_arguments(batch=batch),
     }
 
@@ -101,7 +103,7 @@ def results(name, arguments):
 
 def test_every_operator_is_tested_here():
     assert {name_of(op) for op in PACKED_OPS if name_of(op) not in FUSED_NAMES} == set(NAMES) - {FUSED}
-    assert len(FUSED_NAMES) == 60
+    assert len(FUSED_NAMES) == 120
 
 
 FUSED_NAMES = {epilogue.name for epilogue in FUSED_CONV2D}
@@ -188,6 +190,10 @@ CONVOLUTIONS = [
     {"channels": 3, "outputs": 3, "groups": 3},
     {"channels": 65, "outputs": 3, "batch": 0},
     {"channels": 5, "outputs": 2, "size": (1, 1), "kernel": (1, 1)},
+    {"low": 0},
+    {"low": 0, "channels": 130, "outputs": 6, "groups": 2},
+    {"copies": 2, "outputs": 40},
+    {"low": 0, "copies": 2, "channels": 65, "outputs": 32},
 ]
 
 
@@ -212,7 +218,8 @@ def test_fused_rounding_would_differ():
 def test_threshold_compares_integers(case):
     layer = Layer(**case)
     bits = (layer.integers >= layer.threshold.view(-1, 1, 1)) ^ layer.flipped.view(-1, 1, 1)
-    result = OPS.binary_conv2d_threshold(*layer.threshold_arguments())
+    compare = OPS.binary_conv2d_threshold if layer.copies == 1 else OPS.binary_conv2d_twice_threshold
+    result = compare(*layer.threshold_arguments())
     assert (result.dtype, result.shape) == (torch.uint8, (*bits.shape[:1], *bits.shape[2:], row_bytes(bits.shape[1])))
     assert torch.equal(result, pack_rows(bits.permute(0, 2, 3, 1)))
 
@@ -220,7 +227,7 @@ def test_threshold_compares_integers(case):
 @pytest.mark.parametrize("offset", [0, 1])
 def test_accumulator_exactly_on_the_threshold(offset):
     layer = Layer(outputs=3, size=(3, 3), kernel=(3, 3), batch=1)
-    layer.window = (5, [1, 1], [0, 0], [1, 1], 1)
+    layer.window = (5, [1, 1], [0, 0], [1, 1], 1, -1)
     integers = F.conv2d(layer.x, layer.weight).flatten()
     layer.threshold, layer.flipped = integers.int() + offset, torch.tensor([False, True, False])
     bits = OPS.binary_conv2d_threshold(*layer.threshold_arguments())
@@ -270,7 +277,7 @@ def test_scale_and_bias_may_be_parameters():
     layer = Layer()
     packed, (scale, bias), window = layer.packed, (nn.Parameter(layer.scale), nn.Parameter(layer.bias)), layer.window
     assert torch.equal(
-        OPS.binary_conv2d(*packed, scale, bias, *window).detach(), OPS.binary_conv2d(*layer.float_arguments())
+        OPS.binary_conv2d(*packed, scale, bias, *window, 1).detach(), OPS.binary_conv2d(*layer.float_arguments())
     )
 
 
@@ -317,7 +324,8 @@ def test_window_larger_than_the_map(name, fake):
     arguments = list(all_arguments()[name])
     arguments[0] = arguments[0][:, :, :1].contiguous()  # one column, but dilated or unpadded windows of two
     arguments[argument_names(name).index("pads")] = [1, 0]
-    arguments[-1] = 0 if name == "max_pool2d" else 1
+    if name == "max_pool2d":
+        arguments[argument_names(name).index("ceil_mode")] = 0
     mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else contextlib.nullcontext()
     with mode, pytest.raises((ValueError, RuntimeError), match="does not fit into a map of"):
         getattr(OPS, name)(*arguments)
@@ -328,26 +336,30 @@ class AllOps(nn.Module):
 
     def __init__(self):
         super().__init__()
-        first, second = Layer(channels=65, outputs=70, kernel=(3, 3)), Layer(channels=70, outputs=3, seed=9)
+        first, second = Layer(channels=65, outputs=70, kernel=(3, 3)), Layer(channels=140, outputs=3, seed=9)
         flip = pack_rows(first.flipped)
         tensors = {"w1": first.packed[1], "threshold": first.threshold, "flip": flip}
         tensors |= {"w2": second.packed[1], "scale": second.scale, "bias": second.bias}
+        tensors |= {"w4": Layer(channels=70, outputs=70, kernel=(3, 3), seed=4).packed[1]}
         tensors |= {"w3": Layer(channels=3, outputs=3, kernel=(1, 1)).packed[1]}
         for name, tensor in tensors.items():
             self.register_buffer(name, tensor)
 
     def forward(self, x):
         zero = torch.zeros(1)
-        window = ([1, 1], [0, 0], [1, 1], 1)
+        window = ([1, 1], [0, 0], [1, 1], 1, -1)
+        padded = ([1, 1], [1, 1], [1, 1])
         bits = OPS.pack(x, torch.zeros(1, 1, 1, 1))
-        bits = OPS.binary_conv2d_threshold(bits, self.w1, self.threshold, self.flip, 65, [1, 1], [1, 1], [1, 1], 1)
-        bits = OPS.max_pool2d(bits, self.flip, [2, 2], [2, 2], [0, 0], [1, 1], 0)
-        y = OPS.binary_conv2d(bits, self.w2, self.scale, self.bias, 70, [1, 1], [1, 0], [1, 1], 1)
+        bits = OPS.binary_conv2d_threshold(bits, self.w1, self.threshold, self.flip, 65, *padded, 1, -1)
+        both, twice = self.threshold.repeat(2), torch.zeros(24, dtype=torch.uint8)
+        bits = OPS.binary_conv2d_twice_threshold(bits, self.w4, both, twice, 70, *padded, 1, 0)
+        bits = OPS.max_pool2d(bits, twice, [2, 2], [2, 2], [0, 0], [1, 1], 0)
+        y = OPS.binary_conv2d(bits, self.w2, self.scale, self.bias, 140, [1, 1], [1, 0], [1, 1], 1, 0, 1)
         stream = y.permute(0, 2, 3, 1)
         bits = OPS.pack_nhwc(stream, zero)
         stream, _ = OPS.binary_conv2d_add_float_bits(bits, self.w3, self.scale, self.bias, stream, zero, 3, *window)
         bits = OPS.pack_nhwc(stream, stream.mean((1, 2, 3), keepdim=True))
-        return OPS.binary_conv2d(bits, self.w3, self.scale, self.bias, 3, *window)
+        return OPS.binary_conv2d(bits, self.w3, self.scale, self.bias, 3, *window, 1)
 
 
 def test_export_with_a_dynamic_batch():
@@ -384,7 +396,9 @@ CONVOLUTION_ERRORS = [
     (1, BYTE_ROW[0, ..., :8], r"weight is uint8.*uint8\[5, 6, 8\]"),
     (4, 70, r"x is uint8\[N, H, W, 16\] for 70 channels.*uint8\[2, 5, 6, 8\]"),
     (8, 2, r"groups divide channels = 5.*groups = 2"),
+    (9, 1, r"low, the value of a 0 bit of x, is -1 or 0; got low = 1"),
 ]
+THRESHOLDS = ("binary_conv2d_threshold", "binary_conv2d_twice_threshold")
 ERRORS = [
     ("pack", 0, torch.zeros(2, 5, 6), r"x is float\[N, C, H, W\].*float32\[2, 5, 6\]"),
     ("pack", 0, torch.zeros(2, 5, 5, 6, dtype=torch.int32), r"x is float\[N, C, H, W\].*int32\[2, 5, 5, 6\]"),
@@ -392,13 +406,14 @@ ERRORS = [
     ("pack", 1, torch.zeros(1, 1, 1, 1, 1), r"threshold broadcasts.*float32\[1, 1, 1, 1, 1\]"),
     ("pack_nhwc", 0, torch.zeros(2, 5, 6), r"x is float\[N, H, W, C\].*float32\[2, 5, 6\]"),
     ("pack_nhwc", 1, torch.zeros(6, 1, 1), r"threshold broadcasts.*float32\[2, 5, 6, 5\].*float32\[6, 1, 1\]"),
-    *[(name, *error) for name in ("binary_conv2d", "binary_conv2d_threshold") for error in CONVOLUTION_ERRORS],
+    *[(name, *error) for name in ("binary_conv2d", *THRESHOLDS) for error in CONVOLUTION_ERRORS],
     ("binary_conv2d", 2, torch.ones(3), r"scale is float32\[4\].*float32\[3\]"),
     ("binary_conv2d", 2, torch.ones(()), r"scale is float32\[4\].*float32\[\]"),
     ("binary_conv2d", 2, torch.ones(4).double(), r"scale is float32\[4\].*float64\[4\]"),
     ("binary_conv2d", 3, torch.ones(1, 4), r"bias is float32\[4\].*float32\[1, 4\]"),
     ("binary_conv2d_threshold", 2, torch.ones(4), r"threshold is int32\[4\].*float32\[4\]"),
     ("binary_conv2d_threshold", 2, torch.ones(1, dtype=torch.int32), r"threshold is int32\[4\].*int32\[1\]"),
+    ("binary_conv2d_twice_threshold", 2, torch.zeros(4, dtype=torch.int32), r"threshold is int32\[8\].*int32\[4\]"),
     ("binary_conv2d_threshold", 3, torch.zeros(4, dtype=torch.uint8), r"flip is uint8\[8\].*uint8\[4\]"),
     ("binary_conv2d_threshold", 3, torch.zeros(8, dtype=torch.bool), r"flip is uint8\[8\].*bool\[8\]"),
     ("max_pool2d", 0, BYTE_ROW, r"and_mask is uint8\[B\].*uint8\[2, 5, 6, 16\].*uint8\[8\]"),
@@ -422,7 +437,7 @@ def test_threshold_that_would_widen_the_map_is_refused():
 
 def test_filters_that_groups_do_not_divide():
     layer = Layer(channels=6, outputs=4, groups=2)
-    arguments = [layer.packed[0], layer.packed[1][:3], layer.scale[:3], layer.bias[:3], *layer.window]
+    arguments = [layer.packed[0], layer.packed[1][:3], layer.scale[:3], layer.bias[:3], *layer.window, 1]
     with pytest.raises(ValueError, match=r"bnnfx::binary_conv2d: .*groups divide.*uint8\[3, 3, 2, 8\], groups = 2"):
         OPS.binary_conv2d(*arguments)
 

@@ -21,7 +21,7 @@ def test_golden():
     ran = run_lower_pass(FoldEpilogueToThreshold, gm, x)
     assert (
         golden("""
-        _0 = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 3, [1, 1], [1, 1], [1, 1], 1)
+        _0 = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 3, [1, 1], [1, 1], [1, 1], 1, -1, 1)
         _1 = batch_norm(_0, _1_running_mean, _1_running_var, _1_weight, _1_bias, False, 0.0, 1e-05)
         _2 = Hardtanh 2(_1)
         _3_sign = pack(_2, _3_sign_threshold)
@@ -31,9 +31,9 @@ def test_golden():
     assert (
         golden("""
         _0_sign = pack(input_1, _0_sign_threshold)
-        _3_sign = binary_conv2d_threshold(_0_sign, _0_weight_bits, _0_threshold, _0_flip, 3, [1, 1], [1, 1], [1, 1], 1)
+        _3_sign = binary_conv2d_threshold(_0_sign, _0_weight_bits, _0_threshold, _0_flip, 3, [1, 1], [1, 1], [1, 1], 1, -1)
         _3 = binary_conv2d(_3_sign,
-    """)
+    """)  # noqa: E501
         in ran.after
     )
     assert ran.report.applied == ["_3_sign"]

@@ -51,33 +51,33 @@ def test_golden(x):
     assert ran.before == golden("""
         x = input
         stem_sign = pack(x, stem_sign_threshold)
-        stem = binary_conv2d(stem_sign, stem_weight_bits, stem_bn_scale, stem_bn_bias_1, 4, [1, 1], [0, 0], [1, 1], 1)
+        stem = binary_conv2d(stem_sign, stem_weight_bits, stem_bn_scale, stem_bn_bias_1, 4, [1, 1], [0, 0], [1, 1], 1, -1, 1)
         block_0_sign = pack(stem, block_0_sign_threshold)
-        block_0 = binary_conv2d(block_0_sign, block_0_weight_bits, block_1_scale, block_1_bias_1, 4, [1, 1], [1, 1], [1, 1], 1)
+        block_0 = binary_conv2d(block_0_sign, block_0_weight_bits, block_1_scale, block_1_bias_1, 4, [1, 1], [1, 1], [1, 1], 1, -1, 1)
         add = add(block_0, before_before)
         before_prelu = PReLU(add)
         add_1 = add(before_after, before_prelu)
         add_2 = add(add_1, stem)
         after = Hardtanh(add_2)
         last_0_sign = pack(after, last_0_sign_threshold)
-        last_0 = binary_conv2d(last_0_sign, last_0_weight_bits, last_1_scale, last_1_bias_1, 4, [1, 1], [1, 1], [1, 1], 1)
+        last_0 = binary_conv2d(last_0_sign, last_0_weight_bits, last_1_scale, last_1_bias_1, 4, [1, 1], [1, 1], [1, 1], 1, -1, 1)
         add_3 = add(last_0, after)
         return add_3
     """)  # fmt: skip # noqa: E501
     assert ran.after == golden("""
         x = input
         stem_sign = pack(x, stem_sign_threshold)
-        stem = binary_conv2d_float_bits(stem_sign, stem_weight_bits, stem_bn_scale, stem_bn_bias_1, block_0_sign_threshold_1, 4, [1, 1], [0, 0], [1, 1], 1)
+        stem = binary_conv2d_float_bits(stem_sign, stem_weight_bits, stem_bn_scale, stem_bn_bias_1, block_0_sign_threshold_1, 4, [1, 1], [0, 0], [1, 1], 1, -1)
         stem_stream = getitem(stem, 0)
         block_0_sign = getitem(stem, 1)
         permute = permute(stem_stream, [0, 3, 1, 2])
         permute_1 = permute(permute, [0, 2, 3, 1])
-        block_0 = binary_conv2d_shifted_prelu_add_clamp_float_bits(block_0_sign, block_0_weight_bits, block_1_scale, block_1_bias_1, block_0_shift_before, block_0_slope, block_0_shift_after, permute_1, block_0_low, block_0_high, last_0_sign_threshold_1, 4, [1, 1], [1, 1], [1, 1], 1)
+        block_0 = binary_conv2d_shifted_prelu_add_clamp_float_bits(block_0_sign, block_0_weight_bits, block_1_scale, block_1_bias_1, block_0_shift_before, block_0_slope, block_0_shift_after, permute_1, block_0_low, block_0_high, last_0_sign_threshold_1, 4, [1, 1], [1, 1], [1, 1], 1, -1)
         block_0_stream = getitem(block_0, 0)
         last_0_sign = getitem(block_0, 1)
         permute_2 = permute(block_0_stream, [0, 3, 1, 2])
         permute_3 = permute(permute_2, [0, 2, 3, 1])
-        last_0 = binary_conv2d_add_float(last_0_sign, last_0_weight_bits, last_1_scale, last_1_bias_1, permute_3, 4, [1, 1], [1, 1], [1, 1], 1)
+        last_0 = binary_conv2d_add_float(last_0_sign, last_0_weight_bits, last_1_scale, last_1_bias_1, permute_3, 4, [1, 1], [1, 1], [1, 1], 1, -1)
         permute_4 = permute(last_0, [0, 3, 1, 2])
         return permute_4
     """)  # fmt: skip # noqa: E501

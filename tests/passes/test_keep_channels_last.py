@@ -1,8 +1,9 @@
 import pytest
+import ternary
 import torch
 from epilogues import ConcatenatedStreams, Dense, Downsampling, Linears, Position, Residual, Wired
 from graphs import golden
-from lowering import assert_fuses_exactly, called, run_lower_pass, trainable
+from lowering import assert_fuses_exactly, called, run_lower_pass, short, trainable
 from torch import nn
 from torch.nn import functional as F
 
@@ -34,12 +35,12 @@ def test_golden_region(x):
         x = input
         a_0_sign = pack(x, a_0_sign_threshold)
         permute = permute(x, [0, 2, 3, 1])
-        a_0 = binary_conv2d_add_float_bits(a_0_sign, a_0_weight_bits, a_1_scale, a_1_bias_1, permute, b_0_sign_threshold_1, 4, [1, 1], [1, 1], [1, 1], 1)
+        a_0 = binary_conv2d_add_float_bits(a_0_sign, a_0_weight_bits, a_1_scale, a_1_bias_1, permute, b_0_sign_threshold_1, 4, [1, 1], [1, 1], [1, 1], 1, -1)
         a_0_stream = getitem(a_0, 0)
         b_0_sign = getitem(a_0, 1)
         permute_1 = permute(a_0_stream, [0, 3, 1, 2])
         permute_2 = permute(permute_1, [0, 2, 3, 1])
-        b_0 = binary_conv2d_add_float(b_0_sign, b_0_weight_bits, b_1_scale, b_1_bias_1, permute_2, 4, [1, 1], [1, 1], [1, 1], 1)
+        b_0 = binary_conv2d_add_float(b_0_sign, b_0_weight_bits, b_1_scale, b_1_bias_1, permute_2, 4, [1, 1], [1, 1], [1, 1], 1, -1)
         permute_3 = permute(b_0, [0, 3, 1, 2])
         return permute_3
     """)  # fmt: skip # noqa: E501
@@ -47,10 +48,10 @@ def test_golden_region(x):
         x = input
         permute_4 = permute(x, [0, 2, 3, 1])
         a_0_sign = pack_nhwc(permute_4, a_0_sign_threshold_1)
-        a_0 = binary_conv2d_add_float_bits(a_0_sign, a_0_weight_bits, a_1_scale, a_1_bias_1, permute_4, b_0_sign_threshold_1, 4, [1, 1], [1, 1], [1, 1], 1)
+        a_0 = binary_conv2d_add_float_bits(a_0_sign, a_0_weight_bits, a_1_scale, a_1_bias_1, permute_4, b_0_sign_threshold_1, 4, [1, 1], [1, 1], [1, 1], 1, -1)
         a_0_stream = getitem(a_0, 0)
         b_0_sign = getitem(a_0, 1)
-        b_0 = binary_conv2d_add_float(b_0_sign, b_0_weight_bits, b_1_scale, b_1_bias_1, a_0_stream, 4, [1, 1], [1, 1], [1, 1], 1)
+        b_0 = binary_conv2d_add_float(b_0_sign, b_0_weight_bits, b_1_scale, b_1_bias_1, a_0_stream, 4, [1, 1], [1, 1], [1, 1], 1, -1)
         permute_3 = permute(b_0, [0, 3, 1, 2])
         return permute_3
     """)  # fmt: skip # noqa: E501
@@ -73,17 +74,17 @@ def test_golden_downsampling(x):
         x = input
         permute_8 = permute(x, [0, 2, 3, 1])
         entry_0_sign = pack_nhwc(permute_8, entry_0_sign_threshold_1)
-        entry_0 = binary_conv2d_add_float_bits(entry_0_sign, entry_0_weight_bits, entry_1_scale, entry_1_bias_1, permute_8, down_0_sign_threshold_1, 4, [1, 1], [1, 1], [1, 1], 1)
+        entry_0 = binary_conv2d_add_float_bits(entry_0_sign, entry_0_weight_bits, entry_1_scale, entry_1_bias_1, permute_8, down_0_sign_threshold_1, 4, [1, 1], [1, 1], [1, 1], 1, -1)
         entry_0_stream = getitem(entry_0, 0)
         down_0_sign = getitem(entry_0, 1)
         getitem_4 = getitem(entry_0_stream, (slice(None, None, None), slice(None, None, 2), slice(None, None, 2)))
         reshape = reshape(getitem_4, (-1, 4))
         linear = linear(reshape, shortcut_0_weight_folded, shortcut_0_bias_folded)
         shortcut_1 = reshape(linear, (-1, 3, 4, 6))
-        down_0 = binary_conv2d_add_float_bits(down_0_sign, down_0_weight_bits, down_1_scale, down_1_bias_1, shortcut_1, same_0_sign_threshold_1, 4, [2, 2], [1, 1], [1, 1], 1)
+        down_0 = binary_conv2d_add_float_bits(down_0_sign, down_0_weight_bits, down_1_scale, down_1_bias_1, shortcut_1, same_0_sign_threshold_1, 4, [2, 2], [1, 1], [1, 1], 1, -1)
         down_0_stream = getitem(down_0, 0)
         same_0_sign = getitem(down_0, 1)
-        same_0 = binary_conv2d_add_float(same_0_sign, same_0_weight_bits, same_1_scale, same_1_bias_1, down_0_stream, 6, [1, 1], [1, 1], [1, 1], 1)
+        same_0 = binary_conv2d_add_float(same_0_sign, same_0_weight_bits, same_1_scale, same_1_bias_1, down_0_stream, 6, [1, 1], [1, 1], [1, 1], 1, -1)
         pool = mean(same_0, [1, 2], True)
         flatten = flatten(pool, 1)
         head = Linear(flatten)
@@ -100,10 +101,10 @@ def test_golden_centring(x):
         mean = .mean(x, dim=(1, 2, 3), keepdim=True)
         permute_4 = permute(x, [0, 2, 3, 1])
         a_0_sign = pack_nhwc(permute_4, mean)
-        a_0 = binary_conv2d_add_float(a_0_sign, a_0_weight_bits, a_1_scale, a_1_bias_1, permute_4, 4, [1, 1], [1, 1], [1, 1], 1)
+        a_0 = binary_conv2d_add_float(a_0_sign, a_0_weight_bits, a_1_scale, a_1_bias_1, permute_4, 4, [1, 1], [1, 1], [1, 1], 1, -1)
         mean_1 = .mean(a_0, dim=(1, 2, 3), keepdim=True)
         b_0_sign = pack_nhwc(a_0, mean_1)
-        b_0 = binary_conv2d_add_float(b_0_sign, b_0_weight_bits, b_1_scale, b_1_bias_1, permute_4, 4, [1, 1], [1, 1], [1, 1], 1)
+        b_0 = binary_conv2d_add_float(b_0_sign, b_0_weight_bits, b_1_scale, b_1_bias_1, permute_4, 4, [1, 1], [1, 1], [1, 1], 1, -1)
         permute_3 = permute(b_0, [0, 3, 1, 2])
         return permute_3
     """)  # fmt: skip # noqa: E501
@@ -311,3 +312,23 @@ def test_batches_of_any_size(x):
     packed = bnnfx.lower(trainable(Downsampling(), keep_float=FLOAT_SHORTCUT), (x[:1],))
     for batch in (0, 1, 3):
         assert packed(x[:batch]).shape == (batch, 3)
+
+
+def test_halves_of_a_stream():
+    """What `split` leaves on a stream: the mean of halves, copies, a constant shift."""
+
+    def wiring(m, x):
+        a = m.na(m.a(m.ta(m.s(x)))) + m.s(x)
+        y = m.nb(m.b(m.tb(a))) + m.relu(a)
+        return m.nc(m.c(m.tc(m.relu(y)))) + y
+
+    gm, x = bnnfx.split(ternary.trainable(ternary.wired(wiring, relu=nn.ReLU()))).float(), torch.randn(2, 3, 8, 6)
+    packed = assert_fuses_exactly(gm, x)
+    between = short(packed).split("tb = getitem(a, 1)\n")[1].splitlines()
+    assert [line for line in between if "binary_conv2d" not in line] == [
+        *("mean_of_halves = mean_of_halves(a_stream, axis=3)", "relu = ReLU(mean_of_halves)"),
+        *("relu_1 = ReLU relu(b)", "cat_2 = cat([relu_1, relu_1], 3)"),
+        "shift_halves_2 = shift_halves(cat_2, 0.25, axis=3)",
+        "tc = pack_nhwc(shift_halves_2, tc_threshold_1)",
+        *("permute_5 = permute(c, [0, 3, 1, 2])", "return permute_5"),
+    ]

@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
+import ternary
 import torch
 from graphs import golden
 from lowering import assert_lowers_exactly, run_lower_pass, trainable
 from torch import nn
 
 import bnnfx
+from bnnfx.nn import BinaryConv2d, HeavisideActivation
 from bnnfx.passes.pack_layers import PackLayers
 
 
@@ -18,10 +20,10 @@ def test_golden_map_to_linear():
     assert ran.after == golden("""
         input_1 = input
         _0_sign = pack(input_1, _0_sign_threshold)
-        _0 = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 3, [1, 2], [1, 0], [1, 1], 1)
+        _0 = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 3, [1, 2], [1, 0], [1, 1], 1, -1, 1)
         _0_bn = batch_norm(_0, _0_bn_running_mean, _0_bn_running_var, _0_bn_weight, _0_bn_bias, False, 0.0, 1e-05)
         _2_sign = pack(_0_bn, _2_sign_threshold)
-        _2_packed = binary_conv2d(_2_sign, _2_weight_bits, _2_scale, _2_bias, 4, [1, 1], [0, 0], [1, 1], 1)
+        _2_packed = binary_conv2d(_2_sign, _2_weight_bits, _2_scale, _2_bias, 4, [1, 1], [0, 0], [1, 1], 1, -1, 1)
         _2 = flatten(_2_packed, 1)
         _2_bn = batch_norm(_2, _2_bn_running_mean, _2_bn_running_var, _2_bn_weight, _2_bn_bias, False, 0.0, 1e-05)
         return _2_bn
@@ -37,7 +39,7 @@ def test_golden_linear():
         input_1 = input
         reshape = reshape(input_1, (-1, 6, 1, 1))
         _0_sign = pack(reshape, _0_sign_threshold)
-        _0_packed = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 6, [1, 1], [0, 0], [1, 1], 1)
+        _0_packed = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 6, [1, 1], [0, 0], [1, 1], 1, -1, 1)
         _0 = flatten(_0_packed, 1)
         _0_bn = batch_norm(_0, _0_bn_running_mean, _0_bn_running_var, _0_bn_weight, _0_bn_bias, False, 0.0, 1e-05)
         return _0_bn
@@ -50,7 +52,7 @@ def test_padding(padding):
     x = torch.randn(2, 6, 6, 7)
     ran = run_lower_pass(PackLayers, gm, x)
     pads = {"same": "[1, 2]", "valid": "[0, 0]", (2, 1): "[2, 1]"}[padding]
-    assert f"6, [1, 1], {pads}, [1, 2], 2)" in ran.after
+    assert f"6, [1, 1], {pads}, [1, 2], 2, -1, 1)" in ran.after
     assert_lowers_exactly(gm, x)
 
 
@@ -118,11 +120,21 @@ def test_run_time_threshold_is_traced_in_front_of_the_pack():
     ]
 
 
-def test_binarizer_without_a_layer_is_refused_by_the_stage():
-    """A sign that the user put somewhere for himself is no packed operator."""
-    from bnnfx.nn import SignActivation
-    from bnnfx.numerics.surrogates import approx_sign
+def test_zeros_and_ones():
+    """A 0 bit of BinaryDuo's split activations is 0."""
+    layers = [nn.Conv2d(3, 4, 3), HeavisideActivation(), BinaryConv2d(4, 5, 3, padding=1, bias=False)]
+    gm, x = ternary.trainable(nn.Sequential(*layers)).float(), torch.randn(2, 3, 5, 6)
+    ran = run_lower_pass(PackLayers, gm, x)
+    assert "_2 = binary_conv2d(_1, _2_weight_bits, _2_scale, _2_bias, 4, [1, 1], [1, 1], [1, 1], 1, 0, 1)" in ran.after
+    assert float(ran.gm.get_buffer("1_threshold")) == 0.5
+    assert_lowers_exactly(gm, x)
 
-    gm = trainable(nn.Sequential(nn.Conv2d(3, 4, 3), SignActivation(approx_sign)))
-    with pytest.raises(bnnfx.StageError, match="'_1' is a SignActivation, which belongs to training"):
-        bnnfx.lower(gm, (torch.randn(1, 3, 5, 5),))
+
+class Levels(HeavisideActivation):
+    levels = (0.0, 2.0)
+
+
+def test_other_levels_are_refused():
+    gm = ternary.trainable(nn.Sequential(nn.Conv2d(3, 4, 3), Levels(), BinaryConv2d(4, 5, 3))).float()
+    with pytest.raises(bnnfx.StageError, match="'_1' is a Levels, which belongs to training"):
+        bnnfx.lower(gm, (torch.randn(1, 3, 9, 9),))

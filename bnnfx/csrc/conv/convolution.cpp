@@ -98,9 +98,10 @@ void AddTiledStrips(size_t largest, Plan* plan) {
 
 }  // namespace
 
-Convolution::Convolution(const Info& info) : isa_(AllowedIsa()) {
+Convolution::Convolution(const Info& info, size_t copies) : isa_(AllowedIsa()), copies_(copies) {
   channels_ = info.Integer("channels");
   const int64_t groups = info.Integer("groups");
+  const int64_t low = info.Integer("low");
   strides_ = info.Integers("strides", 2, 1);
   pads_ = info.Integers("pads", 4, 0);
   dilations_ = info.Integers("dilations", 2, 1);
@@ -117,21 +118,23 @@ Convolution::Convolution(const Info& info) : isa_(AllowedIsa()) {
               "] with O a multiple of groups" + given);
   Require(weight.dims[1] <= limit / weight.dims[2] && weight.dims[1] * weight.dims[2] <= limit / weight.dims[3] / 8,
           "the sums of a filter of this size do not fit into 32 bits" + given);
+  Require(low == -1 || low == 0, "low, the value of a zero bit, is -1 or 0; got low = " + std::to_string(low));
+  low_ = static_cast<int32_t>(low);
   groups_ = static_cast<size_t>(groups);
-  out_channels_ = static_cast<size_t>(weight.dims[0]);
+  filter_count_ = static_cast<size_t>(weight.dims[0]);
   kernel_shape_[0] = weight.dims[1];
   kernel_shape_[1] = weight.dims[2];
   row_bytes_ = static_cast<size_t>(RowBytes(channels_));
   pixel_words_ = static_cast<size_t>(weight.dims[3]) / 8;
-  in_order_ = groups_ > 1;
-  const size_t group_channels = out_channels_ / groups_;
+  in_order_ = groups_ > 1 || (copies_ > 1 && filter_count_ % kBlock != 0);
+  const size_t group_channels = filter_count_ / groups_;
   for (size_t group = 0; group < groups_; ++group) {
     for (size_t first = 0; first < group_channels; first += kBlock) {
       blocks_.push_back({group, group * group_channels + first, std::min(kBlock, group_channels - first)});
     }
   }
   const size_t words = static_cast<size_t>(kernel_shape_[0] * kernel_shape_[1]) * pixel_words_;
-  weight_.assign(weight.Data<uint8_t>(), weight.Data<uint8_t>() + out_channels_ * words * 8);
+  weight_.assign(weight.Data<uint8_t>(), weight.Data<uint8_t>() + filter_count_ * words * 8);
 }
 
 const Kernel& Convolution::KernelFor(const int64_t (&size)[2], const int64_t (&out)[2]) const {
@@ -301,7 +304,7 @@ std::vector<int32_t> Convolution::Base(const Kernel& kernel, const Inside& rows,
 
 void Convolution::MakeChunks(Plan* plan) const {
   const auto work = [&](const Strip& strip) {  // of all blocks; a strip is never without any
-    return strip.pixels * (plan->classes[strip.border_class].products * out_channels_ + 1);
+    return strip.pixels * (plan->classes[strip.border_class].products * filter_count_ + 1);
   };
   uint64_t total = 0;
   for (const Strip& strip : plan->strips) total += work(strip);

@@ -86,12 +86,16 @@ struct Part {
 
 class Convolution {
  public:
-  // Reads attributes and the constant weight (input 1), and checks them.
-  explicit Convolution(const Info& info);
+  // Reads attributes and the constant weight (input 1), and checks them. The operator uses each sum `copies` times: its
+  // channels are those of the weight, and then as many again.
+  Convolution(const Info& info, size_t copies);
 
-  size_t OutChannels() const { return out_channels_; }
-  size_t Slots() const { return blocks_.size() * kBlock; }
-  size_t Groups() const { return groups_; }
+  size_t OutChannels() const { return copies_ * filter_count_; }
+  size_t Copies() const { return copies_; }
+  size_t CopyChannels() const { return filter_count_; }
+  size_t Slots() const { return blocks_.size() * kBlock; }  // of one copy
+  // Whether blocks share words of a packed row, so that they come in order, all on one thread.
+  bool InOrder() const { return in_order_; }
   const std::vector<Block>& Blocks() const { return blocks_; }
 
   // Input 0, checked.
@@ -100,8 +104,8 @@ class Convolution {
   std::shared_ptr<const Plan> PlanFor(const Tensor& x) const;
 
   // Calls sink(Part, Streams) for all strips and blocks, on the threads of the session, with the streams that
-  // streams_of(Part) gave before the counting. Neither may throw. Without groups, the blocks of one strip may come on
-  // different threads at once; with groups, on one thread and in order.
+  // streams_of(Part) gave before the counting. Neither may throw. The blocks of one strip may come on different threads at
+  // once, unless they come in order.
   template <class StreamsOf, class Sink>
   void Run(const Context& context, const Tensor& x, const Plan& plan, const StreamsOf& streams_of,
            const Sink& sink) const {
@@ -160,7 +164,7 @@ class Convolution {
           const Filters::Part& filters = plan.filters->parts[b];
           const size_t slot = b * kBlock;
           const Counts counts{counted, plan.row.data() + strip.first, border.base.data() + slot,
-                              doubled_ && !kernel.multiplies, strip.pixels, filters.lanes};
+                              low_ == -1 && !kernel.multiplies, strip.pixels, filters.lanes};
           const Part part{counts, image, plan.pixel.data() + strip.first, slot, &block};
           const Streams streams = streams_of(part);
           kernel.count(source + image * image_bytes + block.group * group_bytes,
@@ -202,10 +206,10 @@ class Convolution {
   int64_t channels_ = 0;  // of the input, all groups
   std::vector<int64_t> strides_, pads_, dilations_;
   size_t groups_ = 1;
-  int32_t low_ = -1;    // value of a zero bit of the map
-  bool doubled_ = true;  // low_ is -1: products differ by 2
+  int32_t low_ = -1;  // value of a zero bit of the map
   bool in_order_ = false;
-  size_t out_channels_ = 0;
+  size_t copies_ = 1;
+  size_t filter_count_ = 0;
   int64_t kernel_shape_[2] = {1, 1};
   size_t row_bytes_ = 0;    // of a pixel of the input
   size_t pixel_words_ = 0;  // 64-bit words of a pixel of one group

@@ -1,6 +1,9 @@
 // The operators BinaryConv2d*: which steps follow the accumulators, in the order in which their names tell them.
 //
-//   BinaryConv2d [Clamp | Prelu | ShiftedPrelu] [Add [Clamp | Prelu | ShiftedPrelu]] (Float | Bits | FloatBits)
+//   BinaryConv2d [Twice] [Clamp | Prelu | ShiftedPrelu] [Add [Clamp | Prelu | ShiftedPrelu]] (Float | Bits | FloatBits)
+//
+// With Twice there are two values for each accumulator, with constants of their own: the channels are all first values
+// and then all second ones.
 //
 // Inputs are x, weight, scale, bias, then those of the steps in order: low and high of a clamp; slope of a Prelu, with
 // the shifts before and after it for a ShiftedPrelu; the residual of an Add; the threshold where bits are given.
@@ -20,6 +23,7 @@ constexpr Activation kActivations[] = {Activation::kNone, Activation::kClamp, Ac
                                        Activation::kShiftedPrelu};
 
 struct EpilogueVariant {
+  bool twice;
   Activation before;  // of the sum with the residual, or the only one
   bool adds;
   Activation after;  // none without a residual
@@ -41,19 +45,21 @@ inline const char* Name(Activation activation) {
 }
 
 inline std::string Name(const EpilogueVariant& variant) {
-  return std::string("BinaryConv2d") + Name(variant.before) + (variant.adds ? "Add" : "") + Name(variant.after) +
+  return std::string("BinaryConv2d") + (variant.twice ? "Twice" : "") + Name(variant.before) + (variant.adds ? "Add" : "") + Name(variant.after) +
          (variant.stores ? "Float" : "") + (variant.compares ? "Bits" : "");
 }
 
 inline std::vector<EpilogueVariant> AllEpilogues() {
   std::vector<EpilogueVariant> all;
-  for (const Activation before : kActivations) {
-    for (const bool adds : {false, true}) {
-      for (const Activation after : kActivations) {
-        if (!adds && after != Activation::kNone) continue;
-        all.push_back({before, adds, after, true, false});
-        all.push_back({before, adds, after, false, true});
-        all.push_back({before, adds, after, true, true});
+  for (const bool twice : {false, true}) {
+    for (const Activation before : kActivations) {
+      for (const bool adds : {false, true}) {
+        for (const Activation after : kActivations) {
+          if (!adds && after != Activation::kNone) continue;
+          all.push_back({twice, before, adds, after, true, false});
+          all.push_back({twice, before, adds, after, false, true});
+          all.push_back({twice, before, adds, after, true, true});
+        }
       }
     }
   }

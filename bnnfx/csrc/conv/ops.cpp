@@ -23,8 +23,8 @@ using conv::Step;
 using conv::StepKind;
 using conv::Streams;
 
-// One value per output channel, in the slots of the blocks; slots without a channel get `fill`. With `broadcasts`, one
-// value may stand for all.
+// One value per output channel, copy by copy in the slots of the blocks; slots without a channel get `fill`. With
+// `broadcasts`, one value may stand for all.
 template <class T>
 std::vector<T> PerSlot(const Info& info, size_t index, const char* name, int type, bool broadcasts,
                        const Convolution& conv, T fill) {
@@ -33,11 +33,14 @@ std::vector<T> PerSlot(const Info& info, size_t index, const char* name, int typ
   Require(values.dims == std::vector<int64_t>{channels} || (broadcasts && values.dims == std::vector<int64_t>{1}),
           std::string(name) + (broadcasts ? " has one value, or one" : " has one value") + " for each of the " +
               std::to_string(channels) + " output channels; got " + values.Describe());
-  std::vector<T> slots(conv.Slots(), fill);
-  for (size_t b = 0; b < conv.Blocks().size(); ++b) {
-    const Block& block = conv.Blocks()[b];
-    for (size_t c = 0; c < block.channels; ++c) {
-      slots[b * kBlock + c] = values.Data<T>()[values.dims[0] == 1 ? 0 : block.first_channel + c];
+  std::vector<T> slots(conv.Copies() * conv.Slots(), fill);
+  for (size_t copy = 0; copy < conv.Copies(); ++copy) {
+    for (size_t b = 0; b < conv.Blocks().size(); ++b) {
+      const Block& block = conv.Blocks()[b];
+      const size_t first = copy * conv.CopyChannels() + block.first_channel;
+      for (size_t c = 0; c < block.channels; ++c) {
+        slots[copy * conv.Slots() + b * kBlock + c] = values.Data<T>()[values.dims[0] == 1 ? 0 : first + c];
+      }
     }
   }
   return slots;
@@ -46,14 +49,17 @@ std::vector<T> PerSlot(const Info& info, size_t index, const char* name, int typ
 // The bits of a strip and a block go to their place in packed rows of `words` 64-bit words.
 class BitStore {
  public:
-  explicit BitStore(const Convolution& conv) : row_bytes_(Bytes(conv)), merges_(conv.Groups() > 1) {}
+  explicit BitStore(const Convolution& conv)
+      : row_bytes_(Bytes(conv)), merges_(conv.InOrder()), copy_channels_(conv.CopyChannels()) {}
 
   int64_t RowBytes() const { return static_cast<int64_t>(row_bytes_); }
 
   // `flip` is a packed row, or null.
-  void Store(const Part& part, const uint64_t* bits, const uint64_t* flip, uint8_t* image) const {
-    const size_t word = part.block->first_channel / 64;
-    const size_t shift = part.block->first_channel % 64;
+  void Store(const Part& part, size_t copy, const uint64_t* bits, const uint64_t* flip, uint8_t* image) const {
+    const size_t channel = copy * copy_channels_ + part.block->first_channel;
+    const size_t word = channel / 64;
+    const size_t shift = channel % 64;
+    const bool first = part.slot == 0 && copy == 0;
     for (size_t p = 0; p < part.counts.pixels; ++p) {
       uint8_t* row = image + part.pixel[p] * row_bytes_;
       if (!merges_) {  // a block is a whole word of the row
@@ -61,9 +67,9 @@ class BitStore {
         std::memcpy(row + word * 8, &flipped, 8);
         continue;
       }
-      // With groups a block starts at any bit of the row; the blocks of a pixel come one after the other.
-      if (part.slot == 0 && flip != nullptr) std::memcpy(row, flip, row_bytes_);
-      if (part.slot == 0 && flip == nullptr) std::memset(row, 0, row_bytes_);
+      // A block starts at any bit of the row, and the blocks of a pixel come one after the other.
+      if (first && flip != nullptr) std::memcpy(row, flip, row_bytes_);
+      if (first && flip == nullptr) std::memset(row, 0, row_bytes_);
       Xor(row + word * 8, bits[p] << shift);
       if (shift + part.block->channels > 64) Xor(row + word * 8 + 8, bits[p] >> (64 - shift));
     }
@@ -83,11 +89,13 @@ class BitStore {
 
   size_t row_bytes_;
   bool merges_;
+  size_t copy_channels_;
 };
 
 class BinaryConv2d {
  public:
-  BinaryConv2d(const Info& info, const EpilogueVariant& variant) : conv_(info), bits_(conv_), variant_(variant) {
+  BinaryConv2d(const Info& info, const EpilogueVariant& variant)
+      : conv_(info, variant.twice ? 2 : 1), bits_(conv_), variant_(variant) {
     Add(info, StepKind::kScale, {"scale", "bias"});
     AddActivation(info, variant.before);
     if (variant.adds) {
@@ -123,11 +131,18 @@ class BinaryConv2d {
       return Streams{residual == nullptr ? nullptr : residual + offset, out == nullptr ? nullptr : out + offset,
                      part.pixel, conv_.OutChannels(), part.block->channels};
     };
-    conv_.Run(context, x, *plan, streams_of, [&](const Part& part, const Streams& streams) {
+    conv_.Run(context, x, *plan, streams_of, [&](const Part& part, const Streams& first_streams) {
       uint64_t words[kStrip];
-      plan->kernel->epilogue(part.counts, steps_.data(), steps_.size(), part.slot, streams, words);
-      if (rows != nullptr) {
-        bits_.Store(part, words, nullptr, rows + part.image * image_pixels * static_cast<size_t>(bits_.RowBytes()));
+      Streams streams = first_streams;
+      for (size_t copy = 0; copy < conv_.Copies(); ++copy) {
+        const size_t slot = copy * conv_.Slots() + part.slot;
+        plan->kernel->epilogue(part.counts, steps_.data(), steps_.size(), slot, streams, words);
+        if (rows != nullptr) {
+          uint8_t* image = rows + part.image * image_pixels * static_cast<size_t>(bits_.RowBytes());
+          bits_.Store(part, copy, words, nullptr, image);
+        }
+        if (streams.residual != nullptr) streams.residual += conv_.CopyChannels();
+        if (streams.out != nullptr) streams.out += conv_.CopyChannels();
       }
     });
   }
@@ -164,8 +179,8 @@ class BinaryConv2d {
 class BinaryConv2dThreshold {
  public:
   // A slot without a channel never reaches the largest threshold, so its bit is 0.
-  explicit BinaryConv2dThreshold(const Info& info)
-      : conv_(info),
+  BinaryConv2dThreshold(const Info& info, size_t copies)
+      : conv_(info, copies),
         bits_(conv_),
         threshold_(PerSlot<int32_t>(info, 2, "threshold", ORT_INT32, false, conv_,
                                     std::numeric_limits<int32_t>::max())) {
@@ -186,8 +201,10 @@ class BinaryConv2dThreshold {
     const auto no_streams = [](const Part&) { return Streams{}; };
     conv_.Run(context, x, *plan, no_streams, [&](const Part& part, const Streams&) {
       uint64_t words[kStrip];
-      plan->kernel->threshold(part.counts, &threshold_[part.slot], words);
-      bits_.Store(part, words, flip_.data(), rows + part.image * image_bytes);
+      for (size_t copy = 0; copy < conv_.Copies(); ++copy) {
+        plan->kernel->threshold(part.counts, &threshold_[copy * conv_.Slots() + part.slot], words);
+        bits_.Store(part, copy, words, flip_.data(), rows + part.image * image_bytes);
+      }
     });
   }
 
@@ -223,14 +240,16 @@ Signature SignatureOf(const EpilogueVariant& variant) {
 }  // namespace
 
 std::vector<const OrtCustomOp*> BinaryConv2dOps() {
-  static const CustomOp<BinaryConv2dThreshold> threshold(
-      {"BinaryConv2dThreshold", {ORT_UINT8, ORT_UINT8, ORT_INT32, ORT_UINT8}, {ORT_UINT8}});
+  const std::vector<int> inputs{ORT_UINT8, ORT_UINT8, ORT_INT32, ORT_UINT8};
+  using Threshold = CustomOp<BinaryConv2dThreshold, size_t>;
+  static const Threshold once({"BinaryConv2dThreshold", inputs, {ORT_UINT8}}, 1);
+  static const Threshold twice({"BinaryConv2dTwiceThreshold", inputs, {ORT_UINT8}}, 2);
   static const auto fused = [] {
     std::deque<CustomOp<BinaryConv2d, EpilogueVariant>> ops;
     for (const EpilogueVariant& variant : conv::AllEpilogues()) ops.emplace_back(SignatureOf(variant), variant);
     return ops;
   }();
-  std::vector<const OrtCustomOp*> all{&threshold};
+  std::vector<const OrtCustomOp*> all{&once, &twice};
   for (const auto& op : fused) all.push_back(&op);
   return all;
 }

@@ -1,0 +1,13 @@
+"""What is left of a binarizer in a lowered graph where a float layer reads it."""
+
+import torch
+from torch import Tensor
+
+
+def compare(x: Tensor, threshold: Tensor, low: float, high: float) -> Tensor:
+    """`high` where x >= threshold, which broadcasts to it, else `low`; NaN gives `low`.
+
+    >>> compare(torch.tensor([0.4, 0.5]), torch.tensor([0.5]), 0.0, 1.0)
+    tensor([0., 1.])
+    """
+    return torch.where(x >= threshold, high, low)
