@@ -54,6 +54,16 @@ def test_analysis_block_runs(capsys):
     assert "rotated" in capsys.readouterr().out
 
 
+def test_binaryduo_block_runs():
+    torch.manual_seed(0)
+    names = {"bnnfx": bnnfx, "torch": torch, "model": _network(), "x": torch.randn(4, 3, 8, 8)}
+    exec(_block("bnnfx.split"), names)
+    with torch.no_grad():
+        split, coupled = names["duo"].eval()(names["x"]), names["coupled"].eval()(names["x"])
+    # no value of these few random ones is within rounding of a threshold; what rounds is the sum of 128 products
+    torch.testing.assert_close(split, coupled, rtol=0, atol=128 * 2.0**-24 * float(coupled.abs().max()))
+
+
 def test_table_lists_every_scheme():
     text = (Path(__file__).parents[1] / "README.md").read_text()
     assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == bnnfx.schemes()
