@@ -7,9 +7,9 @@ LIBRARY_SOURCES := $(shell find bnnfx/csrc -type f)
 NATIVE_BUILD := $(BIN)/cmake -S tests/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: test test-arm test-asan demo data clean
+.PHONY: test test-arm test-asan demo data browser clean
 
-test: $(READY) data
+test: $(READY) data browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
@@ -62,6 +62,15 @@ data:
 	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y dataset-fashion-mnist; \
 	fi >/dev/null 2>&1 || true; \
 	[ -d $(FASHION_MNIST) ] || echo "Fashion-MNIST is missing: install Debian's package dataset-fashion-mnist."
+
+# A browser for the tests of reports, which are skipped by name where there is none.
+browser:
+	@missing() { ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; }; \
+	if missing && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+	    chromium chromium-driver; \
+	fi >/dev/null 2>&1 || true; \
+	! missing || echo "Chromium is missing: install Debian's packages chromium and chromium-driver."
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -22,7 +22,7 @@ from bnnfx.errors import (
     StageError,
 )
 from bnnfx.export import export_onnx
-from bnnfx.inspect import Explanation, Summary, Verification, draw, explain, summary, verify
+from bnnfx.inspect import Explanation, Summary, Verification, draw, explain, report, summary, verify
 from bnnfx.optimizer_state import split_optimizer_state
 from bnnfx.runtime import Session, library_path, load
 from bnnfx.schedule import Schedule
@@ -59,6 +59,7 @@ __all__ = [
     "load",
     "lower",
     "register_scheme",
+    "report",
     "schemes",
     "split",
     "split_optimizer_state",

@@ -15,7 +15,7 @@ import bnnfx
 PACKAGE = next(Path(path) for path in bnnfx.__path__ if (Path(path) / "api.py").exists())
 FILES = {
     ".".join(("bnnfx", *folder, *([] if path.stem == "__init__" else [path.stem]))): path
-    for pattern in ("*.py", "*/*.py")  # rglob does not follow the symbolic link to the passes
+    for pattern in ("*.py", "*/*.py", "*/*/*.py")  # rglob does not follow the symbolic link to the passes
     for path in PACKAGE.glob(pattern)
     for folder in [path.relative_to(PACKAGE).parts[:-1]]
 }

@@ -41,6 +41,15 @@ def test_summary_block_takes_every_form(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.count("│ total") == 2
 
 
+def test_report_block_writes_its_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model, x = _network(), torch.randn(4, 3, 8, 8)
+    bnn = bnnfx.convert(model, "rbnn")
+    names = {"bnnfx": bnnfx, "model": model, "bnn": bnn, "packed": bnnfx.lower(bnn, (x,)), "x": x}
+    exec(_block("bnnfx.report"), names)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.svg", "report.html"}
+
+
 def test_config_block_is_a_valid_config():
     names: dict = {"bnnfx": bnnfx}
     exec(_block("bnnfx.Config"), names)

@@ -102,7 +102,7 @@ def _inspect_model(
     if svg is not None:
         bnnfx.draw(graphs[-1], svg)
     if html is not None:
-        bnnfx.report(graphs, html)  # type: ignore[attr-defined]
+        bnnfx.report(graphs, html)
     return found, items
 
 

@@ -4,6 +4,20 @@ import os
 import tempfile
 from pathlib import Path
 
+from bnnfx.errors import ExportError
+
+
+def require_folder(path: str | Path) -> Path:
+    """The path of a file to be written.
+
+    Raises:
+        ExportError: its folder is missing.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise ExportError(f"The folder {path.parent} does not exist, so {path.name} cannot be written there.")
+    return path
+
 
 def write_whole(path: str | Path, content: str | bytes) -> Path:
     """Write to a temporary name in the same folder, then move; text is stored as UTF-8."""

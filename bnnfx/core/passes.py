@@ -1,7 +1,9 @@
 """What a pass is, and the runner: match, ask, rewrite; then lint, recompile, check the stage, measure the change."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import fx, nn
@@ -61,6 +63,32 @@ class Pass(ABC, Generic[C, M]):
         self.report.notes.append(Remark(subject, reason, remedy, layers))
 
 
+Watcher = Callable[[PassReport, fx.GraphModule], None]
+_WATCHERS: ContextVar[tuple[Watcher, ...]] = ContextVar("watchers", default=())
+
+
+@contextmanager
+def watch_passes(watcher: Watcher) -> Iterator[None]:
+    """Show a function what every pass of the pipelines that run inside the `with` statement did.
+
+    Args:
+        watcher: called after each pass with its report and the graph as the pass left it, which goes on being
+            rewritten: what is to be kept must be copied, as `gm.code` is.
+
+    >>> import bnnfx
+    >>> seen = []
+    >>> with watch_passes(lambda report, gm: seen.append(report.name)):
+    ...     _ = bnnfx.convert(nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3))), "xnor")
+    >>> seen[-1]
+    'BinarizeLayers'
+    """
+    token = _WATCHERS.set((*_WATCHERS.get(), watcher))
+    try:
+        yield
+    finally:
+        _WATCHERS.reset(token)
+
+
 def run_passes(
     gm: fx.GraphModule, passes: Sequence[type[Pass[C, object]]], context: C, record: Record
 ) -> fx.GraphModule:
@@ -93,6 +121,8 @@ def run_passes(
         pass_.report.changed = _fingerprint(gm) != before
         record.stage = kind.ensures
         record.reports.append(pass_.report)
+        for watcher in _WATCHERS.get():
+            watcher(pass_.report, gm)
     return gm
 
 

@@ -1,8 +1,9 @@
 """Looking at graphs, comparing them, and counting what they cost."""
 
 from bnnfx.inspect.costs import Cost, LayerCost, Operands
-from bnnfx.inspect.draw import draw
+from bnnfx.inspect.drawing import draw
 from bnnfx.inspect.explain import Explanation, explain
+from bnnfx.inspect.report import report
 from bnnfx.inspect.summary import Summary, summary
 from bnnfx.inspect.verify import Verification, verify
 
@@ -15,6 +16,7 @@ __all__ = [
     "Verification",
     "draw",
     "explain",
+    "report",
     "summary",
     "verify",
 ]

@@ -6,7 +6,7 @@ from models import conv3x3
 from torch import fx, nn
 
 from bnnfx.core import edit
-from bnnfx.core.passes import Pass, run_passes
+from bnnfx.core.passes import Pass, run_passes, watch_passes
 from bnnfx.core.record import Record, Refusal, Remark
 from bnnfx.core.stage import Stage
 from bnnfx.errors import StageError
@@ -260,3 +260,20 @@ def test_stages_advance_from_pass_to_pass():
     assert record.stage is Stage.TRAINABLE
     with pytest.raises(AssertionError):
         run_passes(graph(), (ToTrainable, Convolutions), None, Record(Stage.CANONICAL))
+
+
+def test_watchers_see_every_pass_and_what_it_left():
+    seen = []
+
+    class Renames(Convolutions):
+        def rewrite(self, match):
+            match._rename(f"{match.name}_again")
+
+    gm = graph()
+    with watch_passes(lambda report, gm: seen.append((report, gm.code))), watch_passes(lambda *_: seen.append(None)):
+        record = Record(Stage.CANONICAL)
+        run_passes(gm, (Convolutions, Renames), None, record)
+    assert [entry and entry[0] for entry in seen] == [record.reports[0], None, record.reports[1], None]
+    assert "_again" not in seen[0][1] and "_again" in seen[2][1]
+    run(Convolutions)
+    assert len(seen) == 4

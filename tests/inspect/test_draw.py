@@ -15,11 +15,11 @@ from torch import fx, nn
 import bnnfx
 from bnnfx._torchvision import import_torchvision
 from bnnfx.core.trace import trace
-from bnnfx.inspect.graph_view import GraphView, view
-from bnnfx.inspect.layout import Layout, layout
-from bnnfx.inspect.layout_geometry import CHARACTER, FONT, Box
-from bnnfx.inspect.layout_layers import layers_of
-from bnnfx.inspect.svg import STYLESHEET, to_svg
+from bnnfx.inspect.drawing.geometry import FONT, Box, width_of
+from bnnfx.inspect.drawing.graph_view import GraphView, view
+from bnnfx.inspect.drawing.layout import Layout, layout
+from bnnfx.inspect.drawing.layout_layers import layers_of
+from bnnfx.inspect.drawing.svg import STYLESHEET, to_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 SCHEMES = ("rbnn", "xnor", "bireal")
@@ -217,7 +217,7 @@ def assert_tidy(seen: GraphView, placed: Layout) -> None:
         assert target.x <= end_x <= target.right and end_y == pytest.approx(target.y, abs=1e-9)
     assert [route.edge for route in placed.routes] == list(seen.edges)
     for label in placed.labels:
-        width = len(label.text) * CHARACTER * (1 if label.anchor == "start" else -1)
+        width = width_of(label.text) * (1 if label.anchor == "start" else -1)
         assert min(label.x, label.x + width) >= 0 and max(label.x, label.x + width) <= placed.width
     assert {label.value for label in placed.labels} == {edge.value for edge in seen.edges if edge.label}
 
@@ -323,7 +323,7 @@ def test_stylesheet_reaches_every_class():
     styled = set(re.findall(r"\.([a-z][a-z-]*)", STYLESHEET))
     assert {"bnnfx-graph", "paper", "block", "label", "what", "line", "head", "float", "input"} <= styled
     assert used - styled <= {"blocks", "edges", "nodes", "labels", "header", "title", "output"} | {"graph"}
-    assert "prefers-color-scheme:dark" in STYLESHEET
+    assert STYLESHEET.count("light-dark(") == 15
 
 
 def test_names_are_escaped():
@@ -349,7 +349,7 @@ def test_files(tmp_path, suffix):
 
 def test_png_shows_text_without_the_fonts_of_the_machine(tmp_path):
     """The same picture without any text has fewer dark pixels."""
-    from bnnfx.inspect.draw import _png
+    from bnnfx.inspect.drawing.draw import _png
 
     image = pytest.importorskip("PIL.Image", reason="torchvision is an extra")
     text = to_svg(view(models.Residual()))

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnnfx.inspect.graph_view import Edge
-from bnnfx.inspect.layout_geometry import CHARACTER, FONT, LANE, Box
-from bnnfx.inspect.layout_layers import Item, Layers
+from bnnfx.inspect.drawing.geometry import APART, FONT, LANE, Box, width_of
+from bnnfx.inspect.drawing.graph_view import Edge
+from bnnfx.inspect.drawing.layout_layers import Item, Layers
 
 Point = tuple[float, float]
 
@@ -110,8 +110,8 @@ class _Ports:
             # where the line goes sideways below its port, there is no room for a label
             same_column = placed.column[source] == placed.column[path[1]]
             self._bends.append(placed.boxes[path[1]].middle - leaving if same_column else 0.0)
-        exits = {node: self._spread(node, wanted, 14.0) for node, wanted in out.items()}
-        entries = {node: self._spread(node, wanted, 14.0) for node, wanted in into.items()}
+        exits = {node: self._spread(node, wanted) for node, wanted in out.items()}
+        entries = {node: self._spread(node, wanted) for node, wanted in into.items()}
         self.leaves = [exits[node][key] for node, key in keys]
         self.enters = [entries[numbers[edge.target]][index] for index, edge in enumerate(edges)]
 
@@ -133,7 +133,7 @@ class _Ports:
             x, bend, meets = min(at[value], key=lambda port: abs(port[0] - middle))
             left = bend > 0 or (bend == 0 and (meets or any(port > x for port in ports[edge.source])))
             room = min((x - port for port in ports[edge.source] if port < x), default=x)
-            left = left and room >= len(edge.label) * CHARACTER + 3
+            left = left and room >= width_of(edge.label) + 3
             y = self._placed.foot[item] + FONT + 0.5
             labels.append(Label(value, edge.label, x - 3 if left else x + 3, y, "end" if left else "start"))
         return labels
@@ -145,10 +145,10 @@ class _Ports:
             return box.middle
         return min(max(self._placed.boxes[other].middle, box.x + 5), box.right - 5)
 
-    def _spread(self, node: Item, wanted: Mapping[int, float], apart: float) -> dict[int, float]:
+    def _spread(self, node: Item, wanted: Mapping[int, float]) -> dict[int, float]:
         box = self._placed.boxes[node]
         order = sorted(wanted, key=lambda key: (wanted[key], key))
-        apart = min(apart, (box.width - 8) / max(1, len(order) - 1))
+        apart = min(APART, (box.width - 8) / max(1, len(order) - 1))
         places = spread([wanted[key] for key in order], apart, box.x + 4, box.right - 4)
         return dict(zip(order, places, strict=True))
 

@@ -7,25 +7,33 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bnnfx.inspect.graph_view import GraphView
-from bnnfx.inspect.layout_blocks import BlockTree, Span
-from bnnfx.inspect.layout_columns import columns_of
-from bnnfx.inspect.layout_geometry import (
+from bnnfx.inspect.drawing.geometry import (
     A4,
+    APART,
     ASIDE,
     BLOCK_FOOT,
     BLOCK_HEAD,
     BLOCK_SIDE,
-    CHARACTER,
     GAP,
     HEADER,
     LANE,
     LINE,
     MARGIN,
     Box,
+    width_of,
 )
-from bnnfx.inspect.layout_layers import Item, Layers, chains_of, layers_of, put_main_chain_left, straight_positions
-from bnnfx.inspect.layout_routes import Label, Passage, Placed, Route, passages_of, routes_of
+from bnnfx.inspect.drawing.graph_view import GraphView
+from bnnfx.inspect.drawing.layout_blocks import BlockTree, Span
+from bnnfx.inspect.drawing.layout_columns import columns_of
+from bnnfx.inspect.drawing.layout_layers import (
+    Item,
+    Layers,
+    chains_of,
+    layers_of,
+    put_main_chain_left,
+    straight_positions,
+)
+from bnnfx.inspect.drawing.layout_routes import Label, Passage, Placed, Route, passages_of, routes_of
 
 _NARROWEST, _WIDEST = 60.0, 160.0
 _WAY_POINT = 4.0
@@ -96,11 +104,11 @@ class _Page:
         self._numbers = {node.name: index for index, node in enumerate(view.nodes)}
         self._tree = BlockTree(view, layers)
         self._widths = self._node_widths()
-        self._labelled: dict[Item, int] = {}
+        self._labelled: dict[Item, float] = {}
         for edge in view.edges:
             source, target = self._numbers[edge.source], self._numbers[edge.target]
             if self._tree.of(source) == self._tree.of(target):
-                self._labelled[source] = len(edge.label)
+                self._labelled[source] = width_of(edge.label)
         self._heights = {
             item: len(view.nodes[item].lines) * LINE + 4 if layers.is_node(item) else 0.0 for item in layers.rank
         }
@@ -142,15 +150,20 @@ class _Page:
         return Layout(width, bottom + MARGIN, named, tuple(routes), tuple(labels), tuple(self._true(frames, named)))
 
     def _node_widths(self) -> dict[Item, float]:
-        """As the longest label needs; all nodes of a vertical chain are equally wide."""
+        """As the longest line needs, and what stands beside the values; nodes of a vertical chain are equally wide."""
         chains = chains_of(self._layers, range(len(self._layers.rows)))
-        longest: dict[Item, int] = defaultdict(int)
+        longest: dict[Item, float] = defaultdict(float)
         for index, node in enumerate(self._view.nodes):
-            longest[chains[index]] = max(longest[chains[index]], *map(len, node.lines))
+            lines = (width_of(line, 0 if number else len(node.title)) for number, line in enumerate(node.lines))
+            longest[chains[index]] = max(longest[chains[index]], *lines)
+        values: dict[Item, dict[str, float]] = defaultdict(dict)
+        for edge in self._view.edges:
+            values[self._numbers[edge.source]][edge.value] = width_of(edge.label)
+        for index, widths in values.items():  # a label starts 3 beside its line, lines of several values are apart
+            beside = 2 * max(widths.values()) + APART * (len(widths) - 1)
+            longest[chains[index]] = max(longest[chains[index]], beside - 4)
         return {
-            item: min(max(_NARROWEST, longest[chain] * CHARACTER + 10), _WIDEST)
-            if self._layers.is_node(item)
-            else _WAY_POINT
+            item: min(max(_NARROWEST, longest[chain] + 10), _WIDEST) if self._layers.is_node(item) else _WAY_POINT
             for item, chain in chains.items()
         }
 
@@ -244,7 +257,7 @@ class _Page:
     def _reach(self, item: Item, placed: Mapping[Item, Box]) -> float:
         """How far to the right the label of a value goes that leaves a node in its middle, inside its block."""
         inside = item in self._labelled and len(self._tree.around(item)) > 0
-        return placed[item].middle + self._labelled[item] * CHARACTER if inside else 0.0
+        return placed[item].middle + self._labelled[item] + 3 if inside else 0.0
 
     def _true(self, frames: list[Frame], named: Mapping[str, Box]) -> list[Frame]:
         """Only frames around nothing but their own nodes, and that cut no other frame."""
@@ -265,4 +278,4 @@ class _Page:
 
 def _end(label: Label) -> float:
     """The right end of a label."""
-    return label.x + (len(label.text) * CHARACTER if label.anchor == "start" else 0)
+    return label.x + (width_of(label.text) if label.anchor == "start" else 0)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from bnnfx.inspect.graph_view import Edge, GraphView, Node
-from bnnfx.inspect.layout import Frame, Layout, layout
-from bnnfx.inspect.layout_geometry import CHARACTER, FONT, LINE, MARGIN, Box
-from bnnfx.inspect.layout_routes import Label, Point, Route
+from bnnfx.inspect.drawing.geometry import FONT, LINE, MARGIN, Box, width_of
+from bnnfx.inspect.drawing.graph_view import Edge, GraphView, Node
+from bnnfx.inspect.drawing.layout import Frame, Layout, layout
+from bnnfx.inspect.drawing.layout_routes import Label, Point, Route
 
 FONT_FAMILY = "'Source Sans Pro', 'Source Sans 3', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
@@ -53,18 +53,13 @@ _TEXT, _FAINT, _PAPER, _BLOCK, _BLOCK_LINE = "#0f172a", "#475569", "#ffffff", "#
 
 
 def _stylesheet() -> str:
-    def colours(fills: dict[str, str], lines: dict[str, str], paper: tuple[str, str, str, str, str]) -> str:
-        text, faint, page, block, frame = paper
-        pairs = {f"fill-{kind}": colour for kind, colour in fills.items()}
-        pairs |= {f"line-{holds}": colour for holds, colour in lines.items()}
-        pairs |= {"text": text, "faint": faint, "paper": page, "block": block, "frame": frame}
-        return "".join(f"--bnnfx-{name}:{colour};" for name, colour in pairs.items())
-
-    light = colours(_FILL, _LINE, (_TEXT, _FAINT, _PAPER, _BLOCK, _BLOCK_LINE))
-    dark = colours(_DARK_FILL, _DARK_LINE, ("#f1f5f9", "#cbd5e1", "#0b1220", "#111c2e", "#475569"))
+    pairs = {f"fill-{kind}": (_FILL[kind], _DARK_FILL[kind]) for kind in _FILL}
+    pairs |= {f"line-{holds}": (_LINE[holds], _DARK_LINE[holds]) for holds in _LINE}
+    pairs |= {"text": (_TEXT, "#f1f5f9"), "faint": (_FAINT, "#cbd5e1"), "paper": (_PAPER, "#0b1220")}
+    pairs |= {"block": (_BLOCK, "#111c2e"), "frame": (_BLOCK_LINE, "#475569")}
+    colours = "".join(f"--bnnfx-{name}:light-dark({light},{dark});" for name, (light, dark) in pairs.items())
     rules = [
-        f".bnnfx-graph{{{light}}}",
-        f"@media (prefers-color-scheme:dark){{.bnnfx-graph{{{dark}}}}}",
+        f".bnnfx-graph{{{colours}}}",
         ".bnnfx-graph .paper{fill:var(--bnnfx-paper)}",
         ".bnnfx-graph text{fill:var(--bnnfx-text)}",
         ".bnnfx-graph .label,.bnnfx-graph .what,.bnnfx-graph .block text{fill:var(--bnnfx-faint)}",
@@ -77,7 +72,8 @@ def _stylesheet() -> str:
 
 
 STYLESHEET = _stylesheet()
-"""CSS for pages that embed pictures: colours are custom properties of `.bnnfx-graph`, dark where the reader asks so."""
+"""CSS for pages that embed pictures: colours are custom properties of `.bnnfx-graph`; the page's `color-scheme` decides
+between light and dark ones."""
 
 
 def to_svg(view: GraphView, *, prefix: str = "") -> str:
@@ -95,7 +91,7 @@ def to_svg(view: GraphView, *, prefix: str = "") -> str:
         BnnfxError: the extra `draw` is not installed.
 
     >>> from torch import nn
-    >>> from bnnfx.inspect.graph_view import view
+    >>> from bnnfx.inspect.drawing.graph_view import view
     >>> to_svg(view(nn.Sequential(nn.ReLU()))).startswith("<svg")
     True
     """
@@ -146,14 +142,14 @@ def _add_header(root: Element, view: GraphView, width: float) -> None:
         if kind in kinds:
             entry = SubElement(header, "g", {"class": f"node {kind}"})
             _rectangle(entry, Box(x, y - 6, 8, 7), "1.5", _FILL[kind], _STROKE[kind])
-            _text(header, caption, x + 11, y, {})
-            x += 18 + len(caption) * CHARACTER
+            _text(header, caption, x + 11, y, _length(caption))
+            x += 18 + width_of(caption)
     for holds in dict.fromkeys(edge.holds for edge in view.edges):
         if holds != "other":
             entry = SubElement(header, "g", {"class": f"edge {holds}"})
             _line(entry, f"M{_number(x)} {_number(y - 2.5)}h14", holds)
-            _text(header, holds, x + 17, y, {})
-            x += 24 + len(holds) * CHARACTER
+            _text(header, holds, x + 17, y, _length(holds))
+            x += 24 + width_of(holds)
 
 
 def _add_frame(parent: Element, frame: Frame, known: int, prefix: str) -> None:
@@ -162,10 +158,9 @@ def _add_frame(parent: Element, frame: Frame, known: int, prefix: str) -> None:
     group = SubElement(parent, "g", {"class": "block", "id": name, "data-path": frame.path})
     SubElement(group, "title").text = frame.path
     _rectangle(group, frame.box, "4", _BLOCK, _BLOCK_LINE)
-    room = int((frame.box.width - 8) / CHARACTER)
     _text(
         group,
-        _cut(frame.path[known:], room),
+        _cut(frame.path[known:], frame.box.width - 8),
         frame.box.x + 4,
         frame.box.y + FONT,
         {"fill": _FAINT, "font-style": "italic"},
@@ -178,11 +173,12 @@ def _add_node(parent: Element, node: Node, box: Box, prefix: str) -> None:
     details = "\n".join(f"{caption}: {text}" for caption, text in node.details.items())
     SubElement(group, "title").text = "\n".join(part for part in (node.name, details) if part)
     _rectangle(group, box, "2.5", _FILL[node.kind], _STROKE[node.kind])
-    room = int((box.width - 6) / CHARACTER)
     for index, line in enumerate(node.lines):
-        shown = _cut(line, room)
-        title = min(len(node.title), len(shown)) if index == 0 else 0
-        text = _text(group, "", box.middle, box.y + LINE * (index + 1) + 0.2, {"text-anchor": "middle"})
+        bold = 0 if index else len(node.title)
+        shown = _cut(line, box.width - 6, bold)
+        title = min(bold, len(shown))
+        size = _length(shown, bold)
+        text = _text(group, "", box.middle, box.y + LINE * (index + 1) + 0.2, {"text-anchor": "middle", **size})
         if title:
             SubElement(text, "tspan", {"class": "title", "font-weight": "bold"}).text = shown[:title]
         SubElement(text, "tspan", {"class": "what", "fill": _FAINT}).text = shown[title:]
@@ -230,6 +226,7 @@ def _path(points: tuple[Point, ...]) -> Iterator[str]:
 
 def _add_label(parent: Element, label: Label) -> None:
     attributes = {"class": "label", "text-anchor": label.anchor, "fill": _FAINT, "data-value": label.value}
+    attributes |= _length(label.text)
     _text(parent, label.text, label.x, label.y, attributes)
 
 
@@ -252,8 +249,18 @@ def _text(parent: Element, text: str, x: float, y: float, attributes: dict[str, 
     return element
 
 
-def _cut(text: str, room: int) -> str:
-    return text if len(text) <= room else text[: max(1, room - 1)] + "…"
+def _length(text: str, bold: int = 0) -> dict[str, str]:
+    """Squeezes or stretches a text to the width that the layout counts with, in fonts that are wider or narrower."""
+    return {"textLength": _number(width_of(text, bold)), "lengthAdjust": "spacingAndGlyphs"}
+
+
+def _cut(text: str, room: float, bold: int = 0) -> str:
+    if width_of(text, bold) <= room:
+        return text
+    kept = text
+    while len(kept) > 1 and width_of(kept + "…", bold) > room:
+        kept = kept[:-1]
+    return kept + "…"
 
 
 def _number(value: float) -> str:

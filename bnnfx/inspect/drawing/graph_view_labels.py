@@ -12,7 +12,7 @@ from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.ops import PackedOp
 
 if TYPE_CHECKING:
-    from bnnfx.inspect.graph_view import Kind
+    from bnnfx.inspect.drawing.graph_view import Kind
 
 
 def is_constant(node: fx.Node) -> bool:

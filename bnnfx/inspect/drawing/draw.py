@@ -6,11 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from bnnfx.core.files import write_whole
-from bnnfx.errors import ExportError
-from bnnfx.inspect.graph_view import view
-from bnnfx.inspect.layout_layers import require_extra
-from bnnfx.inspect.svg import to_svg
+from bnnfx.core.files import require_folder, write_whole
+from bnnfx.inspect.drawing.graph_view import view
+from bnnfx.inspect.drawing.layout_layers import require_extra
+from bnnfx.inspect.drawing.svg import to_svg
 
 _DPI = 240.0
 
@@ -46,9 +45,7 @@ def draw(gm: nn.Module, path: str | Path, *, example_inputs: tuple[Any, ...] | N
     encode = _ENCODERS.get(path.suffix.lower())
     if encode is None:
         raise ValueError(f"A picture is written as {' or '.join(_ENCODERS)}; got {path.name!r}.")
-    if not path.parent.is_dir():
-        raise ExportError(f"The folder {path.parent} does not exist, so {path.name} cannot be written there.")
-    return write_whole(path, encode(to_svg(view(gm, example_inputs))))
+    return write_whole(require_folder(path), encode(to_svg(view(gm, example_inputs))))
 
 
 def _svg(text: str) -> bytes:

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bnnfx.inspect.graph_view import GraphView
-from bnnfx.inspect.layout_layers import Item, Layers
+from bnnfx.inspect.drawing.graph_view import GraphView
+from bnnfx.inspect.drawing.layout_layers import Item, Layers
 
 
 @dataclass(frozen=True)

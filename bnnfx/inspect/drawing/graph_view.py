@@ -18,9 +18,9 @@ from bnnfx.core.dataflow import calls, packed_op, packed_result
 from bnnfx.core.record import record_of
 from bnnfx.core.trace import trace
 from bnnfx.errors import ExampleInputError
-from bnnfx.inspect.graph_view_blocks import Blocks
-from bnnfx.inspect.graph_view_labels import constants_of, details_of, is_constant, kind_of, lines_of
-from bnnfx.inspect.graph_view_values import Holds, Values
+from bnnfx.inspect.drawing.graph_view_blocks import Blocks
+from bnnfx.inspect.drawing.graph_view_labels import constants_of, details_of, is_constant, kind_of, lines_of
+from bnnfx.inspect.drawing.graph_view_values import Holds, Values
 
 Kind = Literal["input", "output", "float", "binarizer", "binary", "packed"]
 
@@ -35,6 +35,7 @@ class Node:
         lines: its label; the first line starts with `title`.
         title: its name inside its block.
         block: qualified name of the module that it is a step of, such as `layer1.0`; empty at the top.
+        layer: qualified name of the module that it calls; empty if it calls none.
         details: everything else worth knowing, by caption.
         constants: names of the `get_attr` nodes that it reads, which are no nodes of their own here.
     """
@@ -44,6 +45,7 @@ class Node:
     lines: tuple[str, ...]
     title: str
     block: str
+    layer: str
     details: Mapping[str, str]
     constants: tuple[str, ...]
 
@@ -146,6 +148,7 @@ def _node(gm: fx.GraphModule, node: fx.Node, blocks: Blocks) -> Node:
         lines_of(gm, node, title),
         title,
         block,
+        str(node.target) if node.op == "call_module" else "",
         details_of(gm, node),
         tuple(constant.name for constant in constants_of(node)),
     )

@@ -1,0 +1,103 @@
+"""The graphs of a page, what is found out about each, and which of their nodes belong together."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import fx
+
+from bnnfx.analysis import QuantizationError, quantization_error
+from bnnfx.core.record import Record
+from bnnfx.core.stage import Stage
+from bnnfx.errors import ExampleInputError
+from bnnfx.inspect.drawing import GraphView
+from bnnfx.inspect.drawing.graph_view import Node
+from bnnfx.inspect.explain import Explanation, explain
+from bnnfx.inspect.summary import Summary, summary
+from bnnfx.nn import BinaryConv2d, BinaryLinear
+
+
+@dataclass(frozen=True)
+class Model:
+    """One of the graphs of the page.
+
+    Attributes:
+        gm: the graph.
+        record: its history; None for a float model.
+        view: its picture.
+        prefix: of the ids in it.
+        inputs: example inputs, if there are some.
+    """
+
+    gm: fx.GraphModule
+    record: Record | None
+    view: GraphView
+    prefix: str
+    inputs: tuple[Any, ...] | None
+
+    @property
+    def stage(self) -> str:
+        """As in `Record.stage`, or "float"."""
+        return "float" if self.record is None else self.record.stage.value
+
+    def summary(self) -> Summary | None:
+        """Its costs, where shapes are known."""
+        if self.record is not None and self.record.stage is Stage.PACKED:
+            with contextlib.suppress(ExampleInputError):  # a graph that does not run can still be looked at
+                return summary(self.gm)
+            return None
+        return None if self.inputs is None else summary(self.gm, self.inputs)
+
+    def explanation(self) -> Explanation | None:
+        """What became of its layers, where it was converted."""
+        return None if self.record is None else explain(self.gm)
+
+    def quantization_error(self) -> QuantizationError | None:
+        """How well bits stand for its weights, where it has both."""
+        binary = any(isinstance(module, BinaryConv2d | BinaryLinear) for module in self.gm.modules())
+        return quantization_error(self.gm) if binary else None
+
+
+class Owners:
+    """Which nodes of different graphs belong together, and to which layer.
+
+    A module keeps its name from stage to stage, and so does mostly what takes its place. A node also stands for every
+    module whose constants it reads: their names begin with that of the module's node.
+
+    Attributes:
+        modules: qualified names by the name of the node that calls the module.
+    """
+
+    def __init__(self, models: Sequence[Model], layers: Sequence[str]) -> None:
+        self.modules = {name.replace(".", "_"): name for name in layers}
+        for model in models:
+            self.modules |= {node.name: node.layer for node in model.view.nodes if node.layer}
+        self._names = {node.name for model in models for node in model.view.nodes} | self.modules.keys()
+
+    def layers(self, model: Model) -> dict[str, str]:
+        """The layer that each node of a graph is or computes, by the node's name."""
+        packed = {} if model.record is None else model.record.packed
+        found = {}
+        for node in model.view.nodes:
+            weights = [packed[constant] for constant in node.constants if constant in packed]
+            read = [self.modules[name] for name in self._read(node) if name in self.modules]
+            found[node.name] = next(iter((*weights, *read)), node.layer)
+        return {name: layer for name, layer in found.items() if layer}
+
+    def keys(self, node: Node) -> list[str]:
+        """What nodes that belong together have in common."""
+        names = [node.name, *self._read(node)]
+        modules = (f"layer {self.modules[name]}" for name in names if name in self.modules)
+        return list(dict.fromkeys([*(f"node {name}" for name in names), *modules]))
+
+    def _read(self, node: Node) -> list[str]:
+        """Of every constant that it reads, the longest name of a node that the constant's name begins with."""
+        found = []
+        for constant in node.constants:
+            end = constant.rfind("_")
+            while end > 0 and constant[:end] not in self._names:
+                end = constant.rfind("_", 0, end)
+            if end > 0:
+                found.append(constant[:end])
+        return found
