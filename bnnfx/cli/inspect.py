@@ -47,7 +47,7 @@ def inspect(
         bool, typer.Option("--costs", help="Also parameters, operations and bytes of each layer.")
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page with the graphs before and after.")
+        Path | None, typer.Option(metavar="FILE", help="Write a page with the graphs, costs and the pass log.")
     ] = None,
     svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture of the graph.")] = None,
     json: JsonOption = None,
@@ -62,18 +62,18 @@ def inspect(
 
         bnnfx inspect net.py:make --scheme xnor --input 1x3x32x32 --json report.json
 
-        bnnfx inspect model.onnx
+        bnnfx inspect model.onnx --html page.html
     """
     for path, name in ((json, "--json"), (html, "--html"), (svg, "--svg")):
         target(path, name)
     if is_file_of_onnx(model):
         given = {
             "--scheme": scheme, "--weights": weights, "--keep-float": keep_float, "--layer": layer, "--option": option,
-            "--html": html, "--svg": svg, "--input": None if costs else input,
+            "--input": None if costs else input,
         }  # fmt: skip
         refuse(given, f"is for models; {model} is a file")
         with failure_in_one_line():
-            found, items = _inspect_file(Path(model), input if costs else None, costs)
+            found, items = _inspect_file(Path(model), input if costs else None, costs, html, svg)
     else:
         wanted = request(model, scheme, input, weights, keep_float, layer, option, seed)
         needing = {"--costs": costs, "--html": html, "--svg": svg}
@@ -106,7 +106,9 @@ def _inspect_model(
     return found, items
 
 
-def _inspect_file(path: Path, inputs: list[str] | None, costs: bool) -> tuple[dict[str, Any], list[RenderableType]]:
+def _inspect_file(
+    path: Path, inputs: list[str] | None, costs: bool, html: Path | None, svg: Path | None
+) -> tuple[dict[str, Any], list[RenderableType]]:
     import torch
 
     import bnnfx
@@ -121,4 +123,8 @@ def _inspect_file(path: Path, inputs: list[str] | None, costs: bool) -> tuple[di
         summary = bnnfx.summary(path, examples)
         found["costs"] = summary.to_dict()
         items.append(summary)
+    if svg is not None:
+        bnnfx.draw(path, svg)
+    if html is not None:
+        bnnfx.report([path], html)
     return found, items

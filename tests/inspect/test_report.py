@@ -263,7 +263,8 @@ def test_report_changes_nothing(tmp_path):
     ("given", "options", "error", "says"),
     [
         (models.Chain, {}, TypeError, "list of modules"),
-        (lambda: ["model.onnx"], {}, TypeError, "list of modules"),
+        (lambda: "model.onnx", {}, TypeError, "list of modules"),
+        (lambda: [3], {}, TypeError, "list of modules"),
         (lambda: [], {}, ValueError, "at least one"),
         (lambda: [models.Chain()], {"bench": {"tables": []}}, ValueError, "bnnfx bench MODEL --json"),
         (lambda: [models.Chain()], {"flips": __file__}, ValueError, "no history of flips"),

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from bnnfx.core.files import require_folder, write_whole
+from bnnfx.inspect.drawing.file_view import file_view
 from bnnfx.inspect.drawing.graph_view import view
 from bnnfx.inspect.drawing.layout_layers import require_extra
 from bnnfx.inspect.drawing.svg import to_svg
@@ -14,16 +15,16 @@ from bnnfx.inspect.drawing.svg import to_svg
 _DPI = 240.0
 
 
-def draw(gm: nn.Module, path: str | Path, *, example_inputs: tuple[Any, ...] | None = None) -> Path:
-    """Draw a graph in any stage, or any module that `torch.fx` can trace, on one page.
+def draw(gm: nn.Module | str | Path, path: str | Path, *, example_inputs: tuple[Any, ...] | None = None) -> Path:
+    """Draw a graph in any stage, any module that `torch.fx` can trace, or an ONNX file, on one page.
 
     Layers run from top to bottom and go on in the next column; nodes are coloured by kind, modules of the user's model
     are framed, and values are labelled with shape (batch `N`) and type.
 
     Args:
-        gm: what to draw; it is not changed.
+        gm: what to draw, a graph or module, which is not changed, or the path of an ONNX file.
         path: the file to write, `.svg` or `.png`; it appears whole or not at all.
-        example_inputs: arguments of forward, for the shapes; a packed graph needs none.
+        example_inputs: arguments of forward, for the shapes; packed graphs and files need none.
 
     Returns:
         The path written.
@@ -32,6 +33,7 @@ def draw(gm: nn.Module, path: str | Path, *, example_inputs: tuple[Any, ...] | N
         ValueError: `path` ends otherwise.
         ConversionError: the module cannot be traced.
         ExampleInputError: the example inputs do not fit.
+        ModelFileError: there is no such file, or it is no ONNX file.
         ExportError: the folder of `path` is missing.
         BnnfxError: the extra `draw` is not installed.
 
@@ -45,7 +47,8 @@ def draw(gm: nn.Module, path: str | Path, *, example_inputs: tuple[Any, ...] | N
     encode = _ENCODERS.get(path.suffix.lower())
     if encode is None:
         raise ValueError(f"A picture is written as {' or '.join(_ENCODERS)}; got {path.name!r}.")
-    return write_whole(require_folder(path), encode(to_svg(view(gm, example_inputs))))
+    seen = file_view(gm) if isinstance(gm, str | Path) else view(gm, example_inputs)
+    return write_whole(require_folder(path), encode(to_svg(seen)))
 
 
 def _svg(text: str) -> bytes:

@@ -43,7 +43,7 @@ def lines_of(gm: fx.GraphModule, node: fx.Node, title: str) -> tuple[str, ...]:
     """Title, operation and its sizes; for a packed convolution also the steps of its epilogue."""
     op = packed_op(node)
     if op is not None:
-        name, steps = _packed_name(op)
+        name, steps = epilogue_of(op.onnx_name or str(op.target))
         first = " ".join(part for part in (title, name, _packed_sizes(gm, node, op)) if part)
         return (first, steps) if steps else (first,)
     operation = _operation(gm, node)
@@ -131,16 +131,15 @@ def _packed_sizes(gm: fx.GraphModule, node: fx.Node, op: PackedOp) -> str:
     return " ".join(parts)
 
 
-def _packed_name(op: PackedOp) -> tuple[str, str]:
+def epilogue_of(onnx_name: str) -> tuple[str, str]:
     """The operation, and its epilogue if it is a fused convolution: `("BinaryConv2d", "add, clamp → float + bits")`."""
-    name = op.onnx_name or str(op.target)
     head = "BinaryConv2d"
-    if not name.startswith(head):
-        return name, ""
-    steps = [word.lower() for word in re.findall("[A-Z][a-z]*", name[len(head) :])]
-    results = [step for step in steps if step in ("float", "bits")]
+    if not onnx_name.startswith(head):
+        return onnx_name, ""
+    steps = [word.lower() for word in re.findall("[A-Z][a-z]*", onnx_name[len(head) :])]
+    results = [step for step in steps if step in ("float", "bits")] or ["bits"]  # a threshold gives bits
     rest = ", ".join(step for step in steps if step not in results)
-    return head, f"{rest} → {' + '.join(results or op.outputs)}".strip()
+    return head, f"{rest} → {' + '.join(results)}".strip()
 
 
 def _times(value: object) -> str:

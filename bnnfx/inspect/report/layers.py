@@ -35,9 +35,9 @@ def layer_rows(
     costs = {stage: _by_layer(found, layers) for stage, (found, layers) in counted.items()}
     totals = {stage: found.totals for stage, (found, _) in counted.items()}
     # maps have the user's axes until the graph is packed
-    shown = next((stage for stage in ("trainable", "packed", "float") if stage in costs), "")
+    shown = next((stage for stage in ("trainable", "packed", "ONNX", "float") if stage in costs), "")
     before = "float" if "float" in costs and shown != "float" else ""
-    packed = "packed" if "packed" in costs else shown
+    packed = next((stage for stage in ("ONNX", "packed") if stage in costs), shown)
     told = {} if explanation is None else {layer.name: layer for layer in explanation.layers}
     names = list(told) or [name for name, layers in costs.get(shown, {}).items() if layers[0].operands is not None]
     last = flips.records[-1].layers if flips is not None and flips.records else {}
@@ -45,7 +45,7 @@ def layer_rows(
     for order, name in enumerate(names):
         found = costs.get(shown, {}).get(name, [])
         row: Row = {"order": order, "name": name, **_became(told.get(name), found)}
-        row |= _shapes(costs.get("float", {}).get(name, found) if shown == "packed" else found)
+        row |= _shapes(costs.get("float", {}).get(name, found) if shown in ("packed", "ONNX") else found)
         row |= _costs(found, costs.get(before, {}).get(name, []), costs.get(packed, {}).get(name, []))
         used = error.layers[name].used if error is not None and name in error.layers else None
         row |= {"cosine": used.cosine if used else None, "angle": used.angle if used else None}

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import fx
@@ -10,7 +11,7 @@ from torch import fx
 from bnnfx.analysis import QuantizationError, quantization_error
 from bnnfx.core.record import Record
 from bnnfx.core.stage import Stage
-from bnnfx.errors import ExampleInputError
+from bnnfx.errors import ExampleInputError, ModelFileError
 from bnnfx.inspect.drawing import GraphView
 from bnnfx.inspect.drawing.graph_view import Node
 from bnnfx.inspect.explain import Explanation, explain
@@ -23,14 +24,14 @@ class Model:
     """One of the graphs of the page.
 
     Attributes:
-        gm: the graph.
-        record: its history; None for a float model.
+        graph: the graph, or the path of an ONNX file.
+        record: its history; None for a float model and for a file.
         view: its picture.
         prefix: of the ids in it.
         inputs: example inputs, if there are some.
     """
 
-    gm: fx.GraphModule
+    graph: fx.GraphModule | Path
     record: Record | None
     view: GraphView
     prefix: str
@@ -38,25 +39,29 @@ class Model:
 
     @property
     def stage(self) -> str:
-        """As in `Record.stage`, or "float"."""
+        """As in `Record.stage`, or "float" or "ONNX"."""
+        if isinstance(self.graph, Path):
+            return "ONNX"
         return "float" if self.record is None else self.record.stage.value
 
     def summary(self) -> Summary | None:
         """Its costs, where shapes are known."""
-        if self.record is not None and self.record.stage is Stage.PACKED:
-            with contextlib.suppress(ExampleInputError):  # a graph that does not run can still be looked at
-                return summary(self.gm)
+        if isinstance(self.graph, Path) or (self.record is not None and self.record.stage is Stage.PACKED):
+            with contextlib.suppress(ExampleInputError, ModelFileError):  # what cannot be counted can be looked at
+                return summary(self.graph)
             return None
-        return None if self.inputs is None else summary(self.gm, self.inputs)
+        return None if self.inputs is None else summary(self.graph, self.inputs)
 
     def explanation(self) -> Explanation | None:
         """What became of its layers, where it was converted."""
-        return None if self.record is None else explain(self.gm)
+        return None if self.record is None or isinstance(self.graph, Path) else explain(self.graph)
 
     def quantization_error(self) -> QuantizationError | None:
         """How well bits stand for its weights, where it has both."""
-        binary = any(isinstance(module, BinaryConv2d | BinaryLinear) for module in self.gm.modules())
-        return quantization_error(self.gm) if binary else None
+        if isinstance(self.graph, Path):
+            return None
+        binary = any(isinstance(module, BinaryConv2d | BinaryLinear) for module in self.graph.modules())
+        return quantization_error(self.graph) if binary else None
 
 
 class Owners:

@@ -12,14 +12,14 @@ from bnnfx.analysis import FlipHistory
 from bnnfx.core.files import require_folder, write_whole
 from bnnfx.core.record import record_of
 from bnnfx.core.trace import trace
-from bnnfx.inspect.drawing import view
+from bnnfx.inspect.drawing import file_view, view
 from bnnfx.inspect.report.contents import contents
 from bnnfx.inspect.report.page import page
 from bnnfx.inspect.report.shown import Model
 
 
 def report(
-    models: Sequence[nn.Module],
+    models: Sequence[nn.Module | str | Path],
     path: str | Path,
     *,
     example_inputs: tuple[Any, ...] | None = None,
@@ -35,8 +35,8 @@ def report(
     cosines and histograms a trainable graph.
 
     Args:
-        models: float modules and graphs in any stage, in the order in which they are shown, such as
-            `[model, bnn, packed]`; none is changed.
+        models: float modules, graphs in any stage and paths of ONNX files, in the order in which they are shown, such
+            as `[model, bnn, packed]` or `["model.onnx"]`; none is changed.
         path: of the file to write; it appears whole or not at all.
         example_inputs: arguments of forward, for shapes and costs; without them, those that a packed graph among the
             models was lowered for.
@@ -47,9 +47,10 @@ def report(
         The path written.
 
     Raises:
-        TypeError: `models` is no list of modules.
+        TypeError: `models` is no list of modules and paths.
         ValueError: it is empty, or `flips` or `bench` is something else.
         ConversionError: a module cannot be traced.
+        ModelFileError: a file is missing, or is no ONNX file.
         ExampleInputError: the example inputs do not fit.
         ExportError: the folder of `path` is missing.
         BnnfxError: the extra `draw` is not installed.
@@ -61,10 +62,10 @@ def report(
     'report.html'
     """
     path = require_folder(path)
-    if isinstance(models, nn.Module) or not all(isinstance(model, nn.Module) for model in models):
-        raise TypeError("report takes a list of modules and graphs, such as [model, bnn, packed].")
+    if isinstance(models, nn.Module | str | Path) or not all(isinstance(m, nn.Module | str | Path) for m in models):
+        raise TypeError("report takes a list of modules, graphs and ONNX files, such as [model, bnn, packed].")
     if not models:
-        raise ValueError("report needs at least one module or graph.")
+        raise ValueError("report needs at least one module, graph or file.")
     history = FlipHistory.load(flips) if isinstance(flips, str | Path) else flips
     timings = _read_bench(bench)
     inputs = _remembered(models) if example_inputs is None else example_inputs
@@ -72,15 +73,17 @@ def report(
     return write_whole(path, page([(model.prefix, model.view) for model in shown], contents(shown, history, timings)))
 
 
-def _model(model: nn.Module, example_inputs: tuple[Any, ...] | None, prefix: str) -> Model:
-    """A graph of ours as it is, any other module as `convert` would trace it."""
+def _model(model: nn.Module | str | Path, example_inputs: tuple[Any, ...] | None, prefix: str) -> Model:
+    """A file or a graph of ours as it is, any other module as `convert` would trace it."""
+    if isinstance(model, str | Path):
+        return Model(Path(model), None, file_view(model), prefix, None)
     gm = model if isinstance(model, fx.GraphModule) else trace(model)[0]
     record = record_of(gm)
     inputs = None if record is not None and record.inputs else example_inputs  # it has its own
     return Model(gm, record, view(gm, inputs), prefix, inputs)
 
 
-def _remembered(models: Sequence[nn.Module]) -> tuple[torch.Tensor, ...] | None:
+def _remembered(models: Sequence[nn.Module | str | Path]) -> tuple[torch.Tensor, ...] | None:
     """Zeros in the shapes that a packed graph was lowered for."""
     records = (record_of(model) for model in models if isinstance(model, fx.GraphModule))
     remembered = next((record.inputs for record in records if record is not None and record.inputs), None)
