@@ -35,7 +35,8 @@ def convert(
     Args:
         model: a module that `torch.fx` can trace; a submodule that it cannot is kept as a float leaf, with a warning.
         scheme: one of `bnnfx.schemes()`.
-        example_inputs: arguments of `model.forward`, shaped as in use; optional, lets shapes be checked.
+        example_inputs: arguments of `model.forward`, shaped as in use; optional, lets shapes be checked. A linear layer
+            whose input has other axes than `[N, C]` stays float where they, or the graph itself, tell.
         config: which layers stay float, and options of the scheme.
 
     Returns:
@@ -100,6 +101,15 @@ def split(gm: fx.GraphModule) -> fx.GraphModule:
     return result
 
 
+def split_if_ternary(gm: fx.GraphModule) -> fx.GraphModule:
+    """The graph that can be lowered: `gm` itself, or what `split` makes of it where it has ternary activations.
+
+    Raises:
+        ConversionError: it has one that cannot be split, with the reason.
+    """
+    return split(gm) if any(isinstance(module, TernaryActivation) for module in gm.modules()) else gm
+
+
 def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule:
     """Fold and bit-pack a trainable graph for inference; `gm` is not changed.
 
@@ -117,6 +127,7 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     Raises:
         StageError: `gm` is no trainable graph of `convert`, or has ternary activations, which `bnnfx.split` replaces.
         ExampleInputError: the example inputs do not fit.
+        ConversionError: a float layer reads an activation whose threshold is computed from the activations.
 
     >>> import torch
     >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnnfx._torchvision import import_torchvision
-from bnnfx.api import convert
+from bnnfx.api import convert, split_if_ternary
 from bnnfx.config import Config
 from bnnfx.errors import ModelSourceError, first_line
 
@@ -54,7 +54,8 @@ def build(source: str, scheme: str, config: Config, weights: Path | None, seed: 
     """Build a model, give it weights, and convert it, in evaluation mode.
 
     The weights are a `state_dict` of the float model, or of the trainable graph that `convert` makes of it with this
-    scheme and configuration: which of the two, their names say. The same arguments give the same graph every time.
+    scheme and configuration, or that `split` makes of that one: which, their names and shapes say. Split weights give
+    the split graph. The same arguments give the same graph every time.
 
     Args:
         source: as for `load_model`.
@@ -87,6 +88,8 @@ def build(source: str, scheme: str, config: Config, weights: Path | None, seed: 
             f"The names in {weights} fit neither the float model nor what convert makes of it with scheme '{scheme}'; "
             f"{closest} is closest: it lacks {_some(missing)}, and {_some(unknown)} is not in it."
         )
+    if not _has_shapes_of(gm, state):  # those of the split graph have the same names
+        gm = split_if_ternary(gm)
     _load(gm, state, weights)
     return gm
 
@@ -129,6 +132,10 @@ def _misfits(state: State, wanted: State) -> tuple[list[str], list[str]]:
     """Names that are missing, and names that are not known; counters of batches may be missing."""
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     return missing, [name for name in state if name not in wanted]
+
+
+def _has_shapes_of(module: nn.Module, state: State) -> bool:
+    return all(state[name].shape == tensor.shape for name, tensor in module.state_dict().items() if name in state)
 
 
 def _load(module: nn.Module, state: State, path: Path | None) -> None:

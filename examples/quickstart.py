@@ -3,7 +3,8 @@
     python examples/quickstart.py
 
 A small residual network is trained on Fashion-MNIST in float, converted with RBNN, trained again, lowered to packed
-bits and exported. The table at the end compares all four forms on the whole test set.
+bits and exported; with `--scheme binaryduo` it is split in between, and trained once more. The table at the end
+compares all four forms on the whole test set.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bnnfx
+from bnnfx.api import split_if_ternary
 
 
 class ResidualBlock(nn.Module):
@@ -127,6 +129,10 @@ def main() -> None:
 
         bnn = bnnfx.convert(model, arguments.scheme, example_inputs=(x_test[:2],))
         train(bnn, (x_train, y_train), arguments.epochs, 2e-2, progress)
+        split = split_if_ternary(bnn)
+        if split is not bnn:  # BinaryDuo's second stage: two binary activations for each ternary one, and fine-tuning
+            bnn = split
+            train(bnn, (x_train, y_train), arguments.epochs, 2e-3, progress)
         predictions["trained binary"] = predict(bnn, x_test, "binary", progress)
 
         packed = bnnfx.lower(bnn, (x_test[:2],))

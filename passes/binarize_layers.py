@@ -39,7 +39,12 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node]):
         if not isinstance(layer, BinaryConv2d | BinaryLinear):
             weight = scheme.weight(layer, options)
             if weight is None:
-                self.note(name, "its weight stays float behind a binarized activation, as an option of the scheme says")
+                chosen = ", ".join(f"{key}={value!r}" for key, value in options.items())
+                self.note(
+                    name,
+                    "its weight stays float behind a binarized activation, as the scheme's options say",
+                    f"choose options of the scheme with which it is binarized; they are {chosen} here",
+                )
             elif isinstance(layer, nn.Conv2d):
                 edit.replace_module(self.gm, name, BinaryConv2d.from_float(layer, weight))
             elif isinstance(layer, nn.Linear):

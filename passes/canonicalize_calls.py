@@ -37,6 +37,8 @@ class CanonicalizeCalls(Pass[ConvertContext, fx.Node]):
                 new = self.gm.graph.call_module(target, arguments)
             else:
                 new = self.gm.graph.call_function(target, arguments)
+        if match in self.context.shapes:
+            self.context.shapes[new] = self.context.shapes[match]
         edit.replace(match, new)
 
     def subject(self, match: fx.Node) -> str:

@@ -11,6 +11,7 @@ from bnnfx.core.dataflow import module_calls, module_of
 from bnnfx.core.passes import Pass
 from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
+from bnnfx.errors import ConversionError
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.nn.comparison import compare
 
@@ -37,7 +38,11 @@ class CompareForFloatLayers(Pass[LowerContext, fx.Node]):
         assert isinstance(module, ActivationBinarizer)
         if module.pointwise:
             return None
-        return Refusal("its threshold is computed from the activations; only binary layers may read it")
+        readers = ", ".join(f"'{reader.name}'" for reader in self._float_readers(match))
+        return Refusal(
+            f"its threshold is computed from the activations, and {readers} would compare with it in float",
+            "let binary layers alone read it",
+        )
 
     def rewrite(self, match: fx.Node) -> None:
         """Compare in front of the float readers."""
@@ -57,6 +62,12 @@ class CompareForFloatLayers(Pass[LowerContext, fx.Node]):
     def subject(self, match: fx.Node) -> str:
         """The binarizer's qualified name."""
         return str(match.target)
+
+    def finish(self) -> None:
+        """A packed graph has no binarizers: refuse to make one, with every reason."""
+        if self.report.refused:
+            reasons = " ".join(f"'{said.subject}': {said.reason}; {said.remedy}." for said in self.report.refused)
+            raise ConversionError(f"lower cannot compare in front of float layers. {reasons}")
 
     def _float_readers(self, binarizer: fx.Node) -> list[fx.Node]:
         layers = (BinaryConv2d, BinaryLinear)  # nothing stands between them and the binarizer any more

@@ -47,12 +47,17 @@ class FuseReplicationIntoConvolution(Pass[LowerContext, Replication]):
     def allowed(self, match: Replication) -> Refusal | None:
         """It must be a convolution's map, and nobody may read it before it is replicated."""
         if not calls(match.source, CONVOLUTION):
-            return Refusal(f"stays a node: it replicates what '{match.source.name}' gives, not a packed convolution")
+            return Refusal(
+                f"stays a node: it replicates what '{match.source.name}' gives, not a packed convolution",
+                "put nothing but max-pooling and activations that treat channels alike between it and a binary layer",
+            )
         for node in (match.source, *match.between):
             if len(node.users) != 1:
-                return Refusal(f"stays a node: '{node.name}' is also read without its copy")
+                return Refusal(
+                    f"stays a node: '{node.name}' is also read without its copy", "let all readers read the copies"
+                )
         if match.source.args[-1] != 1:
-            return Refusal("stays a node: the map is replicated already")
+            return Refusal("stays a node: the map is replicated already", "replicate it once")
         return None
 
     def rewrite(self, match: Replication) -> None:

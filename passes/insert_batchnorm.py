@@ -8,6 +8,8 @@ from bnnfx.core import edit
 from bnnfx.core.context import ConvertContext
 from bnnfx.core.dataflow import WEIGHT_LAYERS, is_normalized, module_calls, module_of, producer
 from bnnfx.core.passes import Pass
+from bnnfx.core.ranks import ranks_of
+from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 
 
@@ -23,6 +25,7 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node]):
 
     def match(self) -> Iterator[fx.Node]:
         """Calls of binary layers, and of `Conv2d` or `Linear` that reach one through pooling and activations only."""
+        self._ranks = ranks_of(self.gm, self.context.shapes)
         feeding = {
             producer(self.gm, node.all_input_nodes[0]) for node in self.gm.graph.nodes if self.context.is_binary(node)
         }
@@ -34,6 +37,17 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node]):
                 and not is_normalized(self.gm, node)
             ):
                 yield node
+
+    def allowed(self, match: fx.Node) -> Refusal | None:
+        """`BatchNorm1d` normalizes axis 1, which is a linear layer's features in `[N, C]` only."""
+        rank = self._ranks.get(match, 2)
+        if rank == 2 or not isinstance(module_of(self.gm, match), nn.Linear):
+            return None
+        return Refusal(
+            f"no batch norm is put behind it, though a binary layer reads what it gives: a BatchNorm1d would take axis "
+            f"1 of its {rank} for the features",
+            "normalize its features yourself, with nn.LayerNorm, or nn.BatchNorm2d once they are the channels of a map",
+        )
 
     def rewrite(self, match: fx.Node) -> None:
         """Insert `BatchNorm2d` or `BatchNorm1d` named after the layer, on its device and in its type."""

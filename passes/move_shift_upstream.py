@@ -59,7 +59,10 @@ class MoveShiftUpstream(Pass[None, fx.Node]):
             return self._keeps_beta(value)
         if keeps_shift(self.gm, value) or is_add(value):
             if is_add(value) and channels_of(self.gm, value) is None:
-                return Refusal(f"the sum '{value.name}' may add maps of different sizes{_STAYS}")
+                return Refusal(
+                    f"the sum '{value.name}' may add maps of different sizes{_STAYS}",
+                    "add maps whose channels the graph tells: of convolutions, batch norms, pooling and activations",
+                )
             if self._carrier(value) is not None:
                 return None
             return Refusal(

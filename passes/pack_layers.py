@@ -11,7 +11,6 @@ from bnnfx.core.chain import CONVOLUTION
 from bnnfx.core.context import LowerContext
 from bnnfx.core.dataflow import bits_source, calls, module_calls, module_of
 from bnnfx.core.passes import Pass
-from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.nn.weight import exact_zeros
@@ -34,13 +33,6 @@ class PackLayers(Pass[LowerContext, fx.Node]):
         self._packs: dict[tuple[fx.Node, bytes], fx.Node] = {}
         self._weights: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         yield from module_calls(self.gm, (BinaryConv2d, BinaryLinear))
-
-    def allowed(self, match: fx.Node) -> Refusal | None:
-        """A bit stands for -1 and 1, or for 0 and 1."""
-        levels = self._binarizer(bits_source(self.gm, match.all_input_nodes[0])).levels
-        if levels in ((-1, 1), (0, 1)):
-            return None
-        return Refusal(f"the activation in front of it gives {levels}, which is neither (-1, 1) nor (0, 1)")
 
     def rewrite(self, match: fx.Node) -> None:
         """Emit the packed operators, and views to and from 4-D around a linear layer."""

@@ -36,7 +36,9 @@ class ReplicateBeforeBatchNorm(Pass[None, fx.Node]):
                 "stays one for both halves: it is called several times", "give each call a batch norm of its own"
             )
         if sole_user(batch_norm) is not match:
-            return Refusal("stays one for both halves: it is also read as one map")
+            return Refusal(
+                "stays one for both halves: it is also read as one map", "let only the sum with the shortcut read it"
+            )
         if not reads_bits(self.gm, batch_norm):
             return Refusal("stays one for both halves: no layer on bits is in front of it")
         return None

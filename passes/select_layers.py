@@ -21,6 +21,7 @@ from bnnfx.core.dataflow import (
     never_negative,
 )
 from bnnfx.core.passes import Pass
+from bnnfx.core.ranks import ranks_of
 from bnnfx.core.record import Refusal, Remark
 from bnnfx.core.stage import Stage
 from bnnfx.errors import ConversionError
@@ -46,6 +47,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
     def match(self) -> Iterator[fx.Node]:
         """The first call of every layer with a weight, and calls of their functional forms."""
         self._boundary = _Boundary(self.gm)
+        self._ranks = ranks_of(self.gm, self.context.shapes)
         seen: set[object] = set()
         for node in list(self.gm.graph.nodes):
             if _is_functional_layer(node):
@@ -175,12 +177,15 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
         )
 
     def _wrong_rank(self, match: fx.Node) -> Refusal | None:
-        layer, shape = module_of(self.gm, match), self.context.shapes.get(match.all_input_nodes[0])
-        if shape is None or len(shape) == (2 if isinstance(layer, nn.Linear) else 4):
+        layer, source = module_of(self.gm, match), match.all_input_nodes[0]
+        wanted = 2 if isinstance(layer, nn.Linear) else 4
+        if self._ranks.get(source, wanted) == wanted:
             return None
         axes = "(N, C)" if isinstance(layer, nn.Linear) else "(N, C, H, W)"
+        shape = self.context.shapes.get(source)
+        given = f"shape {list(shape)}" if shape is not None else f"{self._ranks[source]} axes"
         return Refusal(
-            f"its input has shape {list(shape)}; a binary {type(layer).__name__} takes {axes} only",
+            f"its input has {given}; a binary {type(layer).__name__} takes {axes} only",
             f"reshape its input to {axes}, and its output back",
         )
 

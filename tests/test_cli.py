@@ -51,6 +51,7 @@ NET = dedent(
     '''
 )
 BINARY = ("--scheme", "rbnn", "--input", "1x3x8x8")
+DUO = ("--scheme", "binaryduo", "--input", "1x3x8x8")
 
 
 def run(*arguments: str, code: int = 0) -> Any:
@@ -200,6 +201,36 @@ def test_weights(form: str) -> None:
         assert bnnfx.verify(rebuilt, "model.onnx", (torch.randn(2, 3, 8, 8),))
     else:
         assert bnnfx.verify(trained, "model.onnx", (torch.randn(2, 3, 8, 8),))
+
+
+def test_weights_of_a_split_graph() -> None:
+    trained = bnnfx.split(bnnfx.convert(load_model("net.py:make"), "binaryduo").eval())
+    for parameter in trained.parameters():
+        parameter.data.add_(0.1)
+    torch.save(trained.state_dict(), "weights.pt")
+    run("convert", "net.py:make", *DUO, "--weights", "weights.pt")
+    assert bnnfx.verify(trained, "model.onnx", (torch.randn(2, 3, 8, 8),))
+
+
+def test_ternary_activations_are_split() -> None:
+    """By every command that lowers, or compares with a file."""
+    result = run("convert", "net.py:make", *DUO, "-o", "duo.onnx")
+    assert "2 of 4 layers are binary (scheme binaryduo, dialect bnnfx)" in result.stdout
+    assert run("verify", "net.py:make", "duo.onnx", *DUO).stdout.startswith("equal")
+    run("inspect", "net.py:make", *DUO, "--json", "report.json")
+    report = json.loads(Path("report.json").read_text())["explanation"]
+    assert report["stage"] == "packed" and [layer["packed"] for layer in report["layers"]] == [False, True, True, False]
+    assert [log["name"] for log in report["passes"]].count("SplitActivations") == 1
+    run("inspect", "net.py:make", "--scheme", "binaryduo", "--json", "report.json")
+    assert json.loads(Path("report.json").read_text())["explanation"]["stage"] == "trainable"
+
+
+def test_page_shows_the_split_graph_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pages: list[Any] = []
+    monkeypatch.setattr(bnnfx, "report", lambda graphs, path: pages.append(graphs), raising=False)
+    run("inspect", "net.py:make", *DUO, "--html", "page.html")
+    (graphs,) = pages
+    assert [bnnfx.explain(gm).stage for gm in graphs] == ["trainable", "trainable", "packed"]
 
 
 def test_module_on_the_path(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:

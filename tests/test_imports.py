@@ -35,7 +35,20 @@ ALLOWED = {
     "pipelines": {"passes", "core"},
     "model_source": {"_torchvision", "api", "config", "errors"},
     "bench": {"bench", "api", "calibration", "config", "errors", "export", "model_source", "ops", "runtime"},
-    "cli": {"core", "", "cli", "bench", "config", "errors", "inspect", "model_source", "ops", "runtime", "schemes"},
+    "cli": {
+        "",
+        "api",
+        "bench",
+        "cli",
+        "config",
+        "core",
+        "errors",
+        "inspect",
+        "model_source",
+        "ops",
+        "runtime",
+        "schemes",
+    },
 }
 TOPMOST = {"bench", "cli"}  # imported by no other part
 EXTRAS = {"torchvision", "openvino", "fast_sugiyama", "font_source_sans_pro", "resvg_py"}  # need not be installed

@@ -66,6 +66,28 @@ def run_chain(torchvision: object, network: str, scheme: str, folder: Path) -> C
     return Chain(gm, packed, path, x, seconds + time.perf_counter() - start)
 
 
+@pytest.mark.parametrize("shaped", [False, True])
+def test_linear_layers_on_maps_stay_float(torchvision: object, shaped: bool) -> None:
+    """ConvNeXt's work on [N, H, W, C]; its depthwise convolutions are binary."""
+    model = torchvision.models.convnext_tiny()  # type: ignore[attr-defined]
+    x = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    gm = bnnfx.convert(model, "bireal", example_inputs=(x,) if shaped else None).eval()
+    layers = bnnfx.explain(gm).layers
+    inside = [layer for layer in layers if layer.kind == "Linear" and layer.name != "classifier.2"]
+    assert len(inside) == 36 and sum(layer.binarized for layer in layers) == 21
+    for layer in inside:
+        assert not layer.binarized and "takes (N, C) only" in layer.findings[0].reason
+    packed = bnnfx.lower(gm, (x,))
+    assert packed(x).shape == gm(x).shape == (1, 1000)
+
+
+@pytest.mark.parametrize(("network", "options"), [("swin_t", {}), ("vit_b_16", {"image_size": 64})])
+def test_transformer_is_refused(torchvision: object, network: str, options: dict[str, int]) -> None:
+    model = torchvision.models.get_model(network, weights=None, **options)  # type: ignore[attr-defined]
+    with pytest.raises(bnnfx.ConversionError, match="Nothing in this model can be binarized"):
+        bnnfx.convert(model, "bireal", example_inputs=(torch.randn(1, 3, 64, 64),))
+
+
 @pytest.mark.parametrize("scheme", ["bireal", "rbnn", "xnor"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_network(

@@ -8,7 +8,7 @@ import onnx
 import torch
 from torch import nn
 
-from bnnfx.api import convert, lower
+from bnnfx.api import convert, lower, split_if_ternary
 from bnnfx.bench.inputs import Input, read_inputs
 from bnnfx.bench.quiet import quiet
 from bnnfx.calibration import calibrate
@@ -53,7 +53,7 @@ def model_files(source: str, scheme: str, shape: Sequence[int], seed: int, folde
     Raises:
         ModelSourceError: there is no such model.
         BenchmarkError: it does not take images of this shape.
-        ConversionError: it cannot be binarized.
+        ConversionError: it cannot be binarized, or its ternary activations cannot be split.
     """
     torch.manual_seed(seed)
     model = load_model(source)
@@ -68,7 +68,7 @@ def model_files(source: str, scheme: str, shape: Sequence[int], seed: int, folde
     original = export_float(model, images[:2], folder)
     bnn = convert(model, scheme)
     calibrate(bnn, [images])
-    packed = lower(bnn, (images[:1],))
+    packed = lower(split_if_ternary(bnn), (images[:1],))
     return Files(
         read_inputs(onnx.load(original), source, None),
         original,

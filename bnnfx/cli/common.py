@@ -65,7 +65,7 @@ WeightsOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The state_dict of the float model, or of the converted one after training: `.pt`, `.pth` or "
+        help="The state_dict of the float model, or of the converted (or split) one after training: `.pt`, `.pth` or "
         "`.safetensors`. Without it the weights are random.",
         show_default=False,
     ),

@@ -71,11 +71,12 @@ def convert(
     assert path is not None
     with failure_in_one_line(), progress() as notify:
         import bnnfx
+        from bnnfx.api import split_if_ternary
 
         notify(f"converting {model}", 0.1)
         gm = wanted.build()
         notify("packing", 0.4)
-        packed = bnnfx.lower(gm, wanted.example_inputs())
+        packed = bnnfx.lower(split_if_ternary(gm), wanted.example_inputs())
         notify(f"writing {path}", 0.6)
         bnnfx.export_onnx(packed, path, dialect=dialect, opset=opset)
         layers = bnnfx.explain(packed).layers

@@ -89,9 +89,14 @@ def _inspect_model(
     wanted: Request, costs: bool, html: Path | None, svg: Path | None
 ) -> tuple[dict[str, Any], list[RenderableType]]:
     import bnnfx
+    from bnnfx.api import split_if_ternary
 
     gm = wanted.build()
-    graphs = [gm, bnnfx.lower(gm, wanted.example_inputs())] if wanted.shapes else [gm]
+    graphs = [gm]
+    if wanted.shapes:
+        lowerable = split_if_ternary(gm)
+        packed = bnnfx.lower(lowerable, wanted.example_inputs())
+        graphs = [gm, packed] if lowerable is gm else [gm, lowerable, packed]
     explanation = bnnfx.explain(graphs[-1])
     found: dict[str, Any] = {"explanation": explanation.to_dict()}
     items: list[RenderableType] = [explanation]

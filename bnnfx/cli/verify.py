@@ -99,6 +99,7 @@ def verify(
         if not is_file
     }
     with failure_in_one_line(), progress() as notify:
+        from bnnfx.api import split_if_ternary
         from bnnfx.inspect.bit_trace import trace_bits
         from bnnfx.inspect.verify import compare
 
@@ -113,7 +114,7 @@ def verify(
         traces = []
         for done, (name, with_kernels) in enumerate(runs):
             notify(f"running {name}", (1 + done) / (1 + len(runs)))
-            form = requests[name].build() if name in requests else Path(name)
+            form = split_if_ternary(requests[name].build()) if name in requests else Path(name)
             traces.append(trace_bits(form, tensors, kernels=with_kernels))
         result = compare(*traces)
     found = {"equal": bool(result), **asdict(result)}

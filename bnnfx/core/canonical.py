@@ -48,7 +48,7 @@ _POSITIONS: dict[type[nn.Module], tuple[str, ...]] = {
     nn.Sigmoid: (),
 }
 _ADDS: tuple[object, ...] = (torch.add, operator.iadd, "add", "add_", "__add__", "__iadd__", "__radd__")
-_CATS: tuple[object, ...] = (torch.concat, torch.concatenate)
+_CATS: tuple[object, ...] = (torch.cat, torch.concat, torch.concatenate)
 
 
 def alias_of(gm: fx.GraphModule, node: fx.Node) -> str | None:
@@ -70,9 +70,9 @@ def canonical_call(gm: fx.GraphModule, node: fx.Node) -> tuple[nn.Module | Calla
     if node.target in _ADDS and _plain_add(node):
         return operator.add, node.args[:2]
     if node.target in _CATS:
-        return torch.cat, (node.args[0], node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else 0))
+        return _cat(node)
     if node.target in ("flatten", "view", "reshape", torch.flatten, torch.reshape):
-        return _flatten(node)
+        return _reshape(node)
     kind = _module_kind(node)
     return None if kind is None else _module(gm, node, kind)
 
@@ -107,8 +107,19 @@ def _module(
     return kind(**arguments), (source,)
 
 
-def _flatten(node: fx.Node) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
-    """`x.flatten(1)`, `x.view(x.size(0), -1)`, `x.reshape(x.shape[0], -1)`: all keep the batch and flatten the rest."""
+def _cat(node: fx.Node) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+    """`torch.concat(xs, 1)`, `torch.cat(xs, dim=1)`, `torch.cat(tensors=xs, axis=1)`, with the axis in second place."""
+    if (node.target is torch.cat and not node.kwargs) or "out" in node.kwargs:
+        return None
+    arguments = {"dim": 0, **dict(zip(("tensors", "dim"), node.args, strict=False)), **node.kwargs}
+    return torch.cat, (arguments["tensors"], arguments.get("axis", arguments["dim"]))
+
+
+def _reshape(node: fx.Node) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
+    """`x.flatten(1)`, `x.view(x.size(0), -1)`, `x.reshape(x.shape[0], -1)`: all keep the batch and flatten the rest.
+
+    Any other `view` or `reshape` is `torch.reshape`, which takes a map in whatever order it lies in memory.
+    """
     if node.target is torch.flatten and not node.kwargs:
         return None
     if not node.args:
@@ -121,7 +132,21 @@ def _flatten(node: fx.Node) -> tuple[Callable[..., Any], tuple[Any, ...]] | None
     shape = rest[0] if len(rest) == 1 and isinstance(rest[0], tuple | list) else rest
     if len(shape) == 2 and shape[1] == -1 and _is_batch_size(shape[0], source):
         return torch.flatten, (source, 1, -1)
-    return None
+    if node.kwargs or node.target is torch.reshape or not shape or isinstance(shape[0], torch.dtype):
+        return None
+    if len(rest) == 1 and _is_size(rest[0]):
+        return torch.reshape, (source, rest[0])
+    if len(rest) == 1 and isinstance(rest[0], fx.Node):
+        return None  # one number, or a size: the graph does not tell
+    return torch.reshape, (source, tuple(shape))
+
+
+def _is_size(value: object) -> bool:
+    """Whether `value` is `y.size()` or `y.shape`."""
+    if not isinstance(value, fx.Node):
+        return False
+    is_shape = value.op == "call_function" and value.target is getattr and value.args[1] == "shape"
+    return is_shape or (value.op == "call_method" and value.target == "size" and len(value.args) == 1)
 
 
 def _is_batch_size(value: object, source: object) -> bool:
@@ -133,8 +158,4 @@ def _is_batch_size(value: object, source: object) -> bool:
     if value.op != "call_function" or value.target is not operator.getitem or value.args[1] != 0:
         return False
     whole = value.args[0]
-    if not isinstance(whole, fx.Node):
-        return False
-    is_size = whole.op == "call_method" and whole.target == "size" and whole.args == (source,)
-    is_shape = whole.op == "call_function" and whole.target is getattr and whole.args == (source, "shape")
-    return is_size or is_shape
+    return _is_size(whole) and whole.args[0] is source  # type: ignore[union-attr]

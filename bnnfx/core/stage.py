@@ -30,7 +30,7 @@ def check_contract(gm: fx.GraphModule, stage: Stage) -> None:
 
 
 def require_two_levels(gm: fx.GraphModule, function: str) -> None:
-    """Raise `StageError` naming the first activation binarizer whose values do not fit into a bit."""
+    """Raise `StageError` naming the first activation binarizer whose values are not those that a bit stands for."""
     for node in gm.graph.nodes:
         module = module_of(gm, node)
         if isinstance(module, ActivationBinarizer) and len(module.levels) > 2:
@@ -38,6 +38,11 @@ def require_two_levels(gm: fx.GraphModule, function: str) -> None:
             raise StageError(
                 f"{function} takes activations of one bit; '{node.target}' has {len(module.levels)} levels ({levels}). "
                 "Call bnnfx.split first, which makes two binary activations of a ternary one."
+            )
+        if isinstance(module, ActivationBinarizer) and module.levels not in ((-1, 1), (0, 1)):
+            raise StageError(
+                f"{function} takes activations that are -1 or 1, or 0 or 1; those of '{node.target}' are "
+                f"{' or '.join(f'{level:g}' for level in module.levels)}. Let the layer behind it have the factor."
             )
 
 

@@ -11,14 +11,15 @@ import onnx
 import onnx.numpy_helper
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
-from bnnfx.core.dataflow import CONVOLUTIONS, calls, module_of, packed_op, packed_result
+from bnnfx.core.dataflow import BATCH_NORMS, CONVOLUTIONS, calls, module_of, packed_op, packed_result, rearranges
 from bnnfx.core.record import record_of
 from bnnfx.core.stage import Stage
 from bnnfx.errors import StageError
 from bnnfx.export.packed_maps import packed_channels, packed_maps
 from bnnfx.export.symbolic import from_onnx
-from bnnfx.nn import ActivationBinarizer
+from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.nn.comparison import compare
 from bnnfx.numerics.bits import unpack_bits
 from bnnfx.ops import BY_ONNX_NAME, PackedOp
@@ -81,11 +82,27 @@ def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...], *
         outputs = recorder.run(*inputs)
     recorder.trace.outputs = [y.numpy() for y in _tensors(outputs)]
     weights = [p.shape for m in model.modules() if type(m) in _FLOAT for p in m.parameters(recurse=False) if p.ndim > 1]
-    recorder.trace.terms = _terms(recorder.trace, weights)
+    recorder.trace.terms = _terms(recorder.trace, weights) + _float_steps(model)
     return recorder.trace
 
 
 _FLOAT = (*CONVOLUTIONS, nn.Linear)
+_BATCH_NORM_STEPS = 4  # x * (gamma / sigma) + (beta - mean * (gamma / sigma)); folded into a scale and bias, as many
+_BINARY_LAYER_STEPS = 2  # scale and bias
+
+
+def _float_steps(gm: fx.GraphModule) -> int:
+    """How often a value of the graph may be rounded on its way through it, beside the sums of float layers."""
+    steps = 0
+    for node in gm.graph.nodes:
+        module = module_of(gm, node)
+        if isinstance(module, BATCH_NORMS) or calls(node, F.batch_norm):
+            steps += _BATCH_NORM_STEPS
+        elif isinstance(module, BinaryConv2d | BinaryLinear):
+            steps += _BINARY_LAYER_STEPS
+        elif module is not None or (node.op in ("call_function", "call_method") and not rearranges(node)):
+            steps += 1
+    return steps
 
 
 def _terms(trace: BitTrace, weights: list[torch.Size]) -> int:

@@ -217,7 +217,11 @@ def _explain_layer(name: str, kind: str, record: Record, operators: tuple[str, .
         if name in (remark.subject, *remark.layers)
     ]
     findings.sort(key=lambda finding: finding.by not in _DECIDING)  # stable: the passes' order stays
-    binarized = any(name in report.applied for report in record.reports if report.name == BinarizeLayers.__name__)
+    binarized = any(
+        name in report.applied and name not in (remark.subject for remark in report.notes)  # its weight stayed float
+        for report in record.reports
+        if report.name == BinarizeLayers.__name__
+    )
     lowered = record.stage is Stage.PACKED
     left = any(finding.by in _FUSING for finding in findings)
     return LayerExplanation(

@@ -207,7 +207,7 @@ def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:
     """How many values an activation can take; None for floats."""
     module = module_of(gm, node)
     if isinstance(module, ActivationBinarizer):
-        return len(getattr(module, "levels", (-1.0, 1.0)))
+        return len(module.levels)
     if calls(node, torch.cat):
         parts = {_levels(gm, part) for part in node.all_input_nodes}
         return parts.pop() if len(parts) == 1 else None

@@ -6,7 +6,7 @@ Each network is defined in float, converted by its scheme (and split, where Bina
 counted. Weights play no part, so nothing is computed: the models live on the device "meta", which holds shapes only.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from alexnet import BinaryDuoAlexNet, XnorAlexNet
 from resnet18 import BinaryDuoResNet18, BiRealResNet
 from resnet20 import ResNet20
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -211,24 +212,17 @@ def count(row: Row) -> Counted:
     return Counted(row, bnnfx.summary(model, (x,)))
 
 
-def available() -> Iterator[Row]:
-    """The rows whose scheme is there."""
-    return (row for row in ROWS if row.scheme is None or row.scheme in bnnfx.schemes())
-
-
 def table(counted: list[Counted]) -> Table:
-    result = Table(title="published against counted", title_justify="left")
-    for name in ("network", "scheme"):
-        result.add_column(name, overflow="fold")
-    for name in ("Mbit", "counted", "MFLOPs", "counted", "rounds\nto it"):
-        result.add_column(name, justify="right", no_wrap=True)
-    result.add_column("source", overflow="fold")
+    result = Table(title="published / counted, in millions", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1))
+    result.add_column("network and scheme", no_wrap=True)
+    result.add_column("parameter bits", justify="right", no_wrap=True)
+    result.add_column("operations", justify="right", no_wrap=True)
+    result.add_column("agree", no_wrap=True)
     for item in counted:
         row = item.row
-        bits, flops = (_millions(number) for number in (row.bits, row.flops))
-        scheme = f"{row.scheme or 'float'}{', split' if row.split else ''}"
-        figures = (bits, f"{item.bits / 1e6:.3f}", flops, f"{item.flops / 1e6:.2f}")
-        result.add_row(row.name, scheme, *figures, "yes" if item.agrees else "no", row.source)
+        bits = f"{_millions(row.bits)} / {item.bits / 1e6:.3f}"
+        flops = f"{_millions(row.flops)} / {item.flops / 1e6:.2f}"
+        result.add_row(row.name, bits, flops, "yes" if item.agrees else "no")
     return result
 
 
@@ -238,10 +232,13 @@ def _millions(number: Decimal | None) -> str:
 
 def main() -> None:
     console = Console()
-    console.print(table([count(row) for row in available()]))
-    for row in available():
+    console.print(table([count(row) for row in ROWS]))
+    for row in ROWS:
         if row.remark:
             console.print(f"{row.name}: {row.remark}")
+    for source in dict.fromkeys(row.source for row in ROWS):
+        names = [row.name for row in ROWS if row.source == source]
+        console.print(f"{'Computed by hand' if source == 'by hand' else f'From {source}'}: {'; '.join(names)}")
 
 
 if __name__ == "__main__":

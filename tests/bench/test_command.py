@@ -81,9 +81,10 @@ def test_narrower_instruction_set_is_told(monkeypatch):
     assert report["machine"]["isa"] == "portable"
 
 
-def test_model_of_torchvision_in_all_its_forms(monkeypatch):
+@pytest.mark.parametrize("scheme", ["rbnn", "binaryduo"])
+def test_model_of_torchvision_in_all_its_forms(monkeypatch, scheme):
     monkeypatch.setattr(models, "load_model", lambda name: Residual())
-    result = run("torchvision:resnet18", "--scheme", "rbnn", "--size", "8", *QUICK, "--json", "-")
+    result = run("torchvision:resnet18", "--scheme", scheme, "--size", "8", *QUICK, "--json", "-")
     report = json.loads(result.stdout)
     names = [row["name"] for row in report["models"][0]["rows"]]
     assert names[:5] == [

@@ -20,11 +20,14 @@ def images(monkeypatch):
     return images
 
 
-def test_quickstart_prints_its_table_and_leaves_a_file(tmp_path):
+@pytest.mark.parametrize("scheme", ["rbnn", "binaryduo"])
+def test_quickstart_prints_its_table_and_leaves_a_file(tmp_path, scheme):
     output = tmp_path / "q.onnx"
     command = [
         sys.executable,
         str(EXAMPLES / "quickstart.py"),
+        "--scheme",
+        scheme,
         "--limit",
         "500",
         "--epochs",

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ from torch.nn.utils import parametrizations, parametrize
 import bnnfx
 from bnnfx import Config, Explanation, LayerConfig
 from bnnfx.inspect.explain import Finding
-from bnnfx.nn import ActivationBinarizer, SignActivation
+from bnnfx.nn import ActivationBinarizer, SignActivation, TernaryActivation
 from bnnfx.numerics.surrogates import clipped_identity
+from bnnfx.schemes import get_scheme
 
 ALL = Config(keep_float=())
 
@@ -29,6 +30,7 @@ class Case:
         reason: part of the text.
         model: makes it.
         edited: what the remedy says, done: other values for some of these attributes; None where there is no remedy.
+        split: whether the graph is split.
         lower: whether the reason comes from lowering.
         shaped: whether convert is given example inputs.
         spoil: a change of the trainable graph.
@@ -40,13 +42,14 @@ class Case:
     edited: dict[str, Any] | None = None
     scheme: str = "bireal"
     config: Config = ALL
+    split: bool = False
     lower: bool = False
     shaped: bool = False
     spoil: Callable[[fx.GraphModule], None] | None = None
     inputs: tuple[tuple[int, ...], ...] = field(default=((2, 4, 5, 7),))
 
     def explain(self) -> Explanation:
-        """Convert, and lower where asked."""
+        """Convert, split and lower where asked."""
         torch.manual_seed(0)
         model = self.model()
         inputs = model.inputs() if isinstance(model, Model) else tuple(map(torch.randn, self.inputs))
@@ -56,6 +59,7 @@ class Case:
             gm = bnnfx.convert(model, self.scheme, example_inputs=given, config=self.config)
         if self.spoil is not None:
             self.spoil(gm)
+        gm = bnnfx.split(gm) if self.split else gm
         return bnnfx.explain(bnnfx.lower(gm, inputs) if self.lower else gm)
 
     def findings(self, explanation: Explanation) -> list[Finding]:
@@ -113,6 +117,34 @@ def wired(wiring: Callable[[Any, Tensor], Tensor]) -> Callable[[], nn.Module]:
 def chain(*between: nn.Module) -> Callable[[], nn.Module]:
     """Two convolutions with layers between."""
     return lambda: nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), *between, nn.Conv2d(4, 2, 1))
+
+
+def sequence(normalization: nn.Module) -> Callable[[], nn.Module]:
+    """A linear layer over the pixels of a map, its normalization, and a convolution of that map."""
+    channels_last = Around(nn.Linear(8, 8), lambda x: x.permute(0, 2, 3, 1))
+    channels_first = Around(nn.Conv2d(8, 8, 1), lambda x: x.permute(0, 3, 1, 2))
+    return lambda: One(nn.Sequential(channels_last, normalization, channels_first))
+
+
+class Copies(nn.Module):
+    """What becomes of a convolution's map in front of two copies of it, and the layers that read those."""
+
+    def __init__(self, wiring: Callable[["Copies", Tensor], Any]) -> None:
+        super().__init__()
+        self.a, self.bn, self.last = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 2, 1)
+        self.own = nn.BatchNorm2d(4)
+        self.bn4, self.last4 = nn.BatchNorm2d(16), nn.Conv2d(16, 2, 1)
+        self.wiring = wiring
+
+    def forward(self, x: Tensor) -> Any:
+        return self.wiring(self, x)
+
+    def twice(self, x: Tensor) -> Tensor:
+        return self.last(self.bn(torch.cat([x, x], 1)))
+
+    def four_times(self, x: Tensor) -> Tensor:
+        x = torch.cat([x, x], 1)
+        return self.last4(self.bn4(torch.cat([x, x], 1)))
 
 
 class TensorGate(Gate):
@@ -242,6 +274,19 @@ FIRST = {"config": "remedy"}
 NEVER = "its input is never negative"
 LAST_IS_FLOAT = Config(keep_float=("last",))
 
+DUO: dict[str, Any] = {
+    "scheme": "binaryduo",
+    "config": Config(keep_float=(), options={"width_factor": 1.0}),
+    "split": True,
+}
+
+
+def separable() -> nn.Module:
+    """A stem, depthwise and pointwise convolutions in turn, and a last layer."""
+    pairs = [layer for _ in range(2) for layer in (conv3x3(16, 16, groups=16), nn.Conv2d(16, 16, 1))]
+    return nn.Sequential(conv3x3(4, 16), *pairs, nn.Conv2d(16, 4, 1))
+
+
 CASES: dict[str, Case] = {
     # SelectLayers, and what it never meets
     "untraceable": Case(
@@ -334,6 +379,18 @@ CASES: dict[str, Case] = {
             "layer": "layer.0.inner",
         },
         shaped=True,
+    ),
+    "axes that the graph tells": Case(
+        "layer.inner",
+        "its input has 3 axes",
+        lambda: One(Around(nn.Linear(8, 8), lambda x: x.flatten(2).permute(0, 2, 1))),
+        {"model": lambda: One(Around(nn.Linear(8, 8), lambda x: x.permute(0, 2, 3, 1).reshape(-1, 8)))},
+    ),
+    "features of a sequence in front of a binary layer": Case(
+        "",
+        "no batch norm is put behind it",
+        sequence(nn.Identity()),
+        {"model": sequence(nn.LayerNorm(8))},
     ),
     "constant sign": Case("gated", NEVER, SigmoidBeforeConv, {"model": Normalized}, config=Config()),
     "xnor": Case("depthwise", "each filter reads one input channel", Grouped, {"scheme": "remedy"}, scheme="xnor"),
@@ -503,6 +560,111 @@ CASES: dict[str, Case] = {
         {"model": wired(lambda m, x: m.prelu(m.a(x) + x))},
         lower=True,
     ),
+    # ternary activations
+    "float weights": Case(
+        "b.0",
+        "its weight stays float",
+        wired(lambda m, x: m.b(m.a(x))),
+        {"config": Config(keep_float=(), options={"weight_bits": 1})},
+        scheme="binaryduo",
+        config=Config(keep_float=(), options={"weight_bits": 32}),
+    ),
+    "narrower": Case(
+        "a.0",
+        "has 2 instead of 4 output channels",
+        wired(lambda m, x: m.b(m.a(x))),
+        scheme="binaryduo",
+    ),
+    "weights without their function": Case(
+        "", "have lost their function", wired(lambda m, x: m.b(m.a(x))), scheme="binaryduo"
+    ),
+    "weights of the split network": Case(
+        "", "the split network will have", wired(lambda m, x: m.b(m.a(x))), scheme="binaryduo"
+    ),
+    "factor that is too large": Case(
+        "",
+        "depthwise convolutions have more at any width",
+        separable,
+        scheme="binaryduo",
+        config=Config(),
+    ),
+    "shift of a sum of unknown maps": Case(
+        "",
+        "may add maps of different sizes",
+        wired(lambda m, x: m.c(m.b(m.a(x)) + m.position)),
+        {"model": wired(lambda m, x: m.c(m.b(m.a(x))))},
+        **DUO,
+    ),
+    "shift of a sum without batch norm": Case(
+        "",
+        "no batch norm adds to 'add'",
+        wired(lambda m, x: (lambda y: m.b(F.hardtanh(y) + m.prelu(y)))(m.a(x))),
+        {"model": wired(lambda m, x: (lambda y: m.b(m.c[1](F.hardtanh(y)) + m.prelu(y)))(m.a(x)))},
+        **DUO,
+    ),
+    "shift of no batch norm": Case(
+        "",
+        "'mul' is no batch norm",
+        wired(lambda m, x: m.b(m.position * m.a(x))),
+        {"model": wired(lambda m, x: m.b(m.a(x)))},
+        **DUO,
+    ),
+    "shift without beta": Case(
+        "",
+        "it has no beta to shift",
+        chain(nn.BatchNorm2d(4, affine=False)),
+        {"model": chain(nn.BatchNorm2d(4, affine=True))},
+        **DUO,
+    ),
+    "shift of a batch norm that is called twice": Case(
+        "",
+        "it is called several times, so the shift",
+        wired(lambda m, x: m.b(m.c[1](m.c[0](m.c[1](m.a[0](x)))))),
+        {"model": wired(lambda m, x: m.b(m.c(m.a(x))))},
+        **DUO,
+    ),
+    "batch norm of a branch that is called twice": Case(
+        "",
+        "stays one for both halves: it is called several times",
+        wired(lambda m, x: (lambda y: (lambda z: m.c(m.a[1](m.b[0](z)) + z))(m.a[1](m.a[0](y)) + y))(m.b[1](x))),
+        {"model": wired(lambda m, x: (lambda y: m.c(m.b(y) + y))(m.a(x) + x))},
+        **DUO,
+    ),
+    "branch that is also read": Case(
+        "",
+        "it is also read as one map",
+        wired(lambda m, x: (lambda s: (lambda y: (m.b(y + s), y))(m.a(s)))(m.c(x))),
+        {"model": wired(lambda m, x: (lambda s: m.b(m.a(s) + s))(m.c(x)))},
+        **DUO,
+    ),
+    "branch without bits": Case(
+        "",
+        "no layer on bits is in front of it",
+        wired(lambda m, x: m.b(m.c(x) + m.a[1](m.gelu(x)))),
+        **DUO,
+    ),
+    # two copies of a map
+    "copies of a float map": Case(
+        "",
+        "not a packed convolution",
+        lambda: Copies(lambda m, x: m.twice(F.avg_pool2d(m.a(x), 1))),
+        {"model": lambda: Copies(lambda m, x: m.twice(F.max_pool2d(m.a(x), 1)))},
+        lower=True,
+    ),
+    "copies and the map itself": Case(
+        "",
+        "is also read without its copy",
+        lambda: Copies(lambda m, x: (lambda y: (m.twice(y), m.own(y)))(m.a(x))),
+        {"model": lambda: Copies(lambda m, x: m.twice(m.a(x)))},
+        lower=True,
+    ),
+    "copies of copies": Case(
+        "",
+        "the map is replicated already",
+        lambda: Copies(lambda m, x: m.four_times(m.a(x))),
+        {"model": lambda: Copies(lambda m, x: m.twice(m.a(x)))},
+        lower=True,
+    ),
     "width given from outside": Case(
         "",
         "its width stays",
@@ -513,3 +675,98 @@ CASES: dict[str, Case] = {
         "", "a binary region begins here", lambda: Residual(downsample=True), config=Config(), lower=True
     ),
 }
+
+
+def hook(gm: fx.GraphModule) -> None:
+    gm.get_submodule("b.0").register_forward_pre_hook(lambda *_: None)
+
+
+def centred(gm: fx.GraphModule) -> None:
+    """A binarizer that subtracts the mean of a filter."""
+    layer, xnor = gm.get_submodule("b.0"), get_scheme("xnor")
+    layer.binarizer = xnor.weight(nn.Conv2d(4, 4, 3), xnor.options)  # type: ignore[assignment]
+
+
+def share(gm: fx.GraphModule) -> None:
+    gm.get_submodule("b.0").weight = gm.get_parameter("a.0.weight")
+
+
+class Behind(Wired):
+    """With a ternary activation `t` of its own, and a grouped convolution `grouped`."""
+
+    def __init__(self, wiring: Callable[["Wired", Tensor], Any]) -> None:
+        super().__init__(wiring)
+        self.t, self.grouped = TernaryActivation(), nn.Conv2d(4, 4, 3, padding=1, groups=2)
+        self.u = TernaryActivation()
+
+
+def behind(wiring: Callable[[Any, Tensor], Any]) -> Callable[[], nn.Module]:
+    return lambda: Behind(wiring)
+
+
+def float_behind(*names: str) -> dict[str, Any]:
+    """These layers stay float."""
+    return {**DUO, "config": replace(DUO["config"], layers=dict.fromkeys(names, LayerConfig(binarize=False)))}
+
+
+STOPPING: dict[str, Case] = {
+    # SplitActivations
+    "weight by a hook": Case(
+        "b.0", "computed by a hook", wired(lambda m, x: m.b(m.a(x))), {"spoil": None}, spoil=hook, **DUO
+    ),
+    "binarizer that loses a factor": Case(
+        "b.0",
+        "has a CentredScaledSign, which does not make [W_b/2, W_b/2]",
+        wired(lambda m, x: m.b(m.a(x))),
+        {"spoil": None},
+        spoil=centred,
+        **DUO,
+    ),
+    "layer that reads something else": Case(
+        "b.0",
+        "is also called on",
+        behind(lambda m, x: m.b(m.t(m.a(x))) + m.b(x)),
+        {"model": behind(lambda m, x: m.b(m.t(m.a(x))) + m.c(x))},
+        **float_behind("b.0"),
+    ),
+    "shared weight": Case(
+        "b.0",
+        "shares its weight (a.0.weight, b.0.weight)",
+        wired(lambda m, x: m.b(m.a(x))),
+        {"spoil": None},
+        spoil=share,
+        **DUO,
+    ),
+    "two groupings": Case(
+        "grouped",
+        "in different groups of channels",
+        behind(lambda m, x: (lambda y: m.grouped(y) + m.b(y))(m.t(m.a(x)))),
+        {"model": behind(lambda m, x: (lambda y: m.grouped(m.t(y)) + m.b(m.u(y)))(m.a(x)))},
+        **float_behind("grouped", "b.0"),
+    ),
+    "grouping and another reader": Case(
+        "grouped",
+        "both read it, in different orders of channels",
+        behind(lambda m, x: (lambda y: m.grouped(y) + y)(m.t(m.a(x)))),
+        {"model": behind(lambda m, x: (lambda y: m.grouped(m.t(y)) + m.u(y))(m.a(x)))},
+        **float_behind("grouped"),
+    ),
+    # CompareForFloatLayers
+    "float layer behind centring": Case(
+        "b.0",
+        "its threshold is computed from the activations, and 'b_0' would compare",
+        lambda: Centred(True),
+        {"model": lambda: Centred(False)},
+        lower=True,
+    ),
+}
+"""What `split` and `lower` refuse altogether: the error carries reason and remedy."""
+
+
+class Centred(Wired):
+    """A float layer behind an activation of RBNN that compares with the mean of a map, or with 0."""
+
+    def __init__(self, centre: bool) -> None:
+        super().__init__(lambda m, x: m.b(m.t(m.a(x))))
+        self.t = get_scheme("rbnn").activation(get_scheme("rbnn").resolve({"centre": centre}))
+        self.b[0] = OwnConvolution(4, 4, 3)

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 from models import Chain, Model, Residual, SharedLayer, conv3x3
-from refusals import ALL, CASES, Case, One
+from refusals import ALL, CASES, STOPPING, Case, One
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bnnfx
-from bnnfx import Config, LayerConfig
+from bnnfx import Config, ConversionError, LayerConfig
 from bnnfx.core import trace
 from bnnfx.core.passes import Pass
 from bnnfx.core.record import Refusal, Remark
@@ -39,7 +39,7 @@ def test_reason(name: str) -> None:
     assert {bool(finding.remedy) for finding in found} == {case.edited is not None}
     if case.layer:
         layer = explanation[case.layer]
-        assert layer.binarized is not (found[0].by == SelectLayers.__name__)
+        assert layer.binarized is (found[0].by not in (SelectLayers.__name__, BinarizeLayers.__name__))
         if found[0].by in (FoldBatchNormToAffine.__name__, FuseEpilogueIntoConvolution.__name__):
             assert layer.fused is False
 
@@ -58,6 +58,18 @@ def test_remedy(name: str) -> None:
         assert [finding for finding in layer.findings if finding.by == SelectLayers.__name__] == []
         if case.lower:
             assert (layer.packed, layer.fused, layer.kernel) == (True, True, True), str(explanation)
+
+
+@pytest.mark.parametrize("name", STOPPING)
+def test_what_stops_says_why_and_what_helps(name: str) -> None:
+    case = STOPPING[name]
+    with pytest.raises(ConversionError) as caught:
+        case.explain()
+    (said,) = str(caught.value).split("'", 1)[1:]
+    reason, _, remedy = said.partition("; ")
+    assert case.reason in reason and case.layer.replace(".0", "") in reason and len(remedy) > 10
+    assert case.edited is not None
+    replace(case, **case.edited).explain()
 
 
 def edit(case: Case, remedy: str) -> Case:
@@ -104,14 +116,18 @@ def test_every_refusal_has_a_case(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Pass, "note", watched(Pass.note))
     for case in CASES.values():
         case.explain()
+    for case in STOPPING.values():
+        with pytest.raises(ConversionError):
+            case.explain()
     assert len(sites()) > 30
     assert sites() - seen == set(), "no case in refusals.py meets what is refused there"
 
 
 def test_no_pass_refuses_in_another_way() -> None:
     """What `allowed` returns is made as a Refusal, where the test above finds it."""
-    kinds = [kind for kind in (*bnnfx.pipelines.CONVERT, *bnnfx.pipelines.LOWER) if kind.allowed is not Pass.allowed]
-    assert len(kinds) > 5
+    passes = (*bnnfx.pipelines.CONVERT, *bnnfx.pipelines.SPLIT, *bnnfx.pipelines.LOWER)
+    kinds = [kind for kind in passes if kind.allowed is not Pass.allowed]
+    assert len(kinds) > 10
     for kind in kinds:
         assert inspect.signature(kind.allowed).return_annotation == Refusal | None
 
@@ -220,6 +236,30 @@ def test_trainable_and_packed() -> None:
     log = {entry.name: entry for entry in after.passes}
     assert log[BinarizeLayers.__name__].applied == ("conv1", "conv2", "fc1") and log[BinarizeLayers.__name__].changed
     assert [entry.name for entry in before.passes] == [entry.name for entry in after.passes][: len(before.passes)]
+
+
+@pytest.mark.parametrize("weight_bits", [1, 32])
+def test_coupled_split_and_packed(weight_bits: int) -> None:
+    """A 1-bit weight behind a ternary activation is binary, a float one is not; stages agree on it."""
+    model = Residual(downsample=True)
+    coupled = bnnfx.convert(model, "binaryduo", config=Config(options={"weight_bits": weight_bits}))
+    split = bnnfx.split(coupled)
+    packed = bnnfx.lower(split, model.inputs())
+    stages = [bnnfx.explain(gm) for gm in (coupled, split, packed)]
+    binary = {"block.conv1", "block.conv2"} if weight_bits == 1 else set()
+    for explanation in stages:
+        assert {layer.name for layer in explanation.layers if layer.binarized} == binary
+        assert explanation["block.downsample.0"].findings[0].reason == "the downsample layer stays float"
+        if weight_bits == 32:
+            said = explanation["block.conv1"].findings
+            (kept,) = [finding for finding in said if "its weight stays float" in finding.reason]
+            assert kept.by == BinarizeLayers.__name__ and kept.remedy.endswith("they are weight_bits=32 here")
+    assert [explanation.stage for explanation in stages] == ["trainable", "trainable", "packed"]
+    assert {layer.name for layer in stages[2].layers if layer.packed} == binary
+    assert all(stages[2][name].kernel and stages[2][name].operators for name in binary)
+    logs = [[log.name for log in explanation.passes] for explanation in stages]
+    assert logs[1][: len(logs[0])] == logs[0] and logs[2][: len(logs[1])] == logs[1]
+    assert {"SplitActivations", "MoveShiftUpstream"} <= set(logs[1]) - set(logs[0])
 
 
 def test_layer_that_is_called_twice() -> None:

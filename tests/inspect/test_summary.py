@@ -27,9 +27,6 @@ from bnnfx.numerics.surrogates import approx_sign
 WRITTEN = ("grouped", "residual downsample", "no batch norm", "tuple of outputs", "shared layer")
 """Those of the models above that are exported, which takes seconds each."""
 
-LOWERED = [name for name in HAZARDS if name != "fixed view"]
-"""Its packed graph has a `view` of a permuted map, which torch refuses to run."""
-
 OPEN_SIZES = 64_000
 """Bytes of a file that a packed graph cannot know: nodes, names and functions."""
 
@@ -107,7 +104,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return write_once
 
 
-@pytest.mark.parametrize("name", LOWERED)
+@pytest.mark.parametrize("name", HAZARDS)
 def test_packed_and_trainable_graphs_have_the_same_work(name):
     _, gm, packed = forms(name)
     inputs = hazard(name).inputs()
@@ -133,7 +130,7 @@ def test_files_in_standard_operators_have_the_same_work(name, tmp_path):
     assert work(written) == work(expected) and written.packed_bytes == path.stat().st_size
 
 
-@pytest.mark.parametrize("name", LOWERED)
+@pytest.mark.parametrize("name", HAZARDS)
 def test_the_batch_changes_nothing(name, file):
     models = [*forms(name), *([file(name)] if name in WRITTEN else [])]
     for model in models:

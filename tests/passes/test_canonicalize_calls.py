@@ -91,9 +91,8 @@ class Calls(nn.Module):
     ("function", "line"),
     [
         (lambda x: torch.add(x, x, alpha=2), "add = add(conv, conv, alpha=2)"),
-        (lambda x: x.view(2, -1), "view = .view(conv, 2, -1)"),
-        (lambda x: x.view(x.size(1), -1), "view = .view(conv, size, -1)"),
-        (lambda x: x.reshape(x.shape[0], 4, -1), "reshape = .reshape(conv, getitem, 4, -1)"),
+        (lambda x: x.view(torch.int32), "view = .view(conv, torch.int32)"),
+        (lambda x: x.view(x.numel()), "view = .view(conv, numel)"),
         (lambda x: F.dropout(x, 0.5, training=False), "dropout = dropout(conv, p=0.5, training=False, inplace=False)"),
         (lambda x: F.leaky_relu(x, x.size(0)), "leaky_relu = leaky_relu(conv, negative_slope=size, inplace=False)"),
         (
@@ -122,6 +121,43 @@ def test_flatten(function, wanted):
     model, x = Calls(function), torch.randn(2, 3, 4, 4)
     ran = run_pass(CanonicalizeCalls, model)
     assert lines(ran.gm, "flatten") == wanted
+    assert torch.equal(ran.gm(x), model(x))
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        (lambda x: x.view(2, -1), "view = reshape(conv, (2, -1))"),
+        (lambda x: x.view(x.size(1), -1), "view = reshape(conv, (size, -1))"),
+        (lambda x: x.reshape([x.shape[0], 4, -1]), "reshape = reshape(conv, (getitem, 4, -1))"),
+        (lambda x: x.view(x.shape), "view = reshape(conv, getattr_1)"),
+        (lambda x: x.view(x.size()), "view = reshape(conv, size)"),
+    ],
+)
+def test_reshape(function, wanted):
+    """The same for a map of any layout in memory, where `view` fails."""
+    model, x = Calls(function), torch.randn(2, 3, 4, 4)
+    ran = run_pass(CanonicalizeCalls, model)
+    assert lines(ran.gm, "reshape(") == [wanted]
+    strided = x.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(ran.gm(x), model(x)) and torch.equal(ran.gm(strided), model(x))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.cat([x, x], dim=1),
+        lambda x: torch.cat(tensors=[x, x], dim=1),
+        lambda x: torch.cat(axis=1, tensors=[x, x]),
+        lambda x: torch.concat([x, x], dim=1),
+        lambda x: torch.concatenate([x, x], axis=1),
+    ],
+)
+def test_concatenation(function):
+    model, x = Calls(function), torch.randn(2, 3, 4, 4)
+    ran = run_pass(CanonicalizeCalls, model)
+    (line,) = lines(ran.gm, "cat(")
+    assert line.endswith(" = cat([conv, conv], 1)")
     assert torch.equal(ran.gm(x), model(x))
 
 

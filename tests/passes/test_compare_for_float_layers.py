@@ -53,5 +53,6 @@ def test_threshold_of_the_whole_map_is_refused():
     output = next(node for node in gm.graph.nodes if node.op == "output")
     output.args = ((output.args[0], sign),)
     gm.recompile()
-    with pytest.raises(bnnfx.StageError, match=r"'conv_sign_float' is a .*Sign, which belongs to training"):
+    message = r"'conv_sign': its threshold is computed from the activations, and 'output' would .* binary layers alone"
+    with pytest.raises(bnnfx.ConversionError, match=message):
         bnnfx.lower(gm, (torch.randn(1, 3, 5, 5),))

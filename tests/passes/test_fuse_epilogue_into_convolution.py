@@ -291,6 +291,13 @@ def test_notes(what, x):
     assert called(packed) == steps
 
 
+@pytest.mark.parametrize("seed", [4, 7, 106])
+def test_rounding_of_many_steps_is_within_the_bound(seed, x):
+    """Weights with which two batch norms, sums and a GELU round further than one step may."""
+    torch.manual_seed(seed)
+    assert_fuses_exactly(trainable(Residual(None, nn.GELU())), x)
+
+
 def test_centring_threshold_stays_a_node(x):
     gm = trainable(Wired(lambda m, x: m.b(m.a(x) + x) + x), "rbnn", centre=True)
     packed = assert_fuses_exactly(gm, x, exact=False)
