@@ -15,6 +15,7 @@ from torch import nn
 import bnnfx
 from bnnfx import analysis
 from bnnfx._torchvision import import_torchvision
+from bnnfx.api import split_if_ternary
 from bnnfx.bench.machine import Machine
 from bnnfx.bench.model import Row, Table
 from bnnfx.bench.nodes import NodeRow
@@ -22,7 +23,7 @@ from bnnfx.bench.report import Report
 from bnnfx.bench.timing import Spread
 from bnnfx.inspect.drawing import view
 
-SCHEMES = ("rbnn", "xnor", "bireal")
+SCHEMES = ("binaryduo", "bireal", "rbnn", "xnor")
 IMAGE = (torch.zeros(1, 3, 64, 64),)
 
 
@@ -73,7 +74,7 @@ def resnet():
 @pytest.fixture(scope="module", params=SCHEMES)
 def resnet_page(request, resnet, tmp_path_factory):
     bnn = bnnfx.convert(resnet, request.param)
-    graphs = [resnet, bnn, bnnfx.lower(bnn, IMAGE)]
+    graphs = [resnet, bnn, bnnfx.lower(split_if_ternary(bnn), IMAGE)]
     path = tmp_path_factory.mktemp("page") / "report.html"
     start = time.process_time()
     bnnfx.report(graphs, path, example_inputs=IMAGE)

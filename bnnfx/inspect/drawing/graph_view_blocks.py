@@ -15,13 +15,13 @@ class Blocks:
 
     def __init__(self, gm: fx.GraphModule) -> None:
         paths = {str(node.target) for node in gm.graph.nodes if node.op == "call_module"}
+        self._top = {path for path in paths if "." not in path}
         record = record_of(gm)
         if record is not None:
             for report in record.reports:
                 paths |= {*report.applied, *(remark.subject for remark in (*report.refused, *report.notes))}
-        parents = {path.rpartition(".")[0] for path in paths}
+        parents = {path.rpartition(".")[0] for path in paths if ", " not in path}  # some remarks are on several layers
         self._flat = sorted(((block.replace(".", "_") + "_", block) for block in parents if block), key=_length)
-        self._top = {path for path in paths if "." not in path}
         self._order = {node: index for index, node in enumerate(gm.graph.nodes)}
         self._found: dict[fx.Node, str] = {}
         for node in gm.graph.nodes:
