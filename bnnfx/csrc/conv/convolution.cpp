@@ -1,6 +1,7 @@
 #include "convolution.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bitset>
 #include <cstring>
 #include <limits>
@@ -177,6 +178,8 @@ const Filters* Convolution::FiltersFor(const Kernel& kernel) const {
     }
   }
   filters.bytes = bytes;
+  static std::atomic<uint64_t> last_number{0};
+  filters.number = ++last_number;
   return &filters_.emplace(&kernel, std::move(filters)).first->second;
 }
 

@@ -4,9 +4,11 @@
 #define BNNFX_CONV_CONVOLUTION_H_
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -51,6 +53,7 @@ struct Filters {
   std::vector<uint8_t> storage;
   const uint8_t* data;  // into the storage, aligned
   size_t bytes;         // from there
+  uint64_t number;      // no other has it, nor had; not 0
 };
 
 // What depends on the size of the input map, and not on its contents.
@@ -117,25 +120,11 @@ class Convolution {
     const size_t group_bytes = rows * static_cast<size_t>(plan.prepared_width) * pixel_words_ * kernel.input_word_bytes;
     const size_t image_bytes = groups_ * group_bytes;
     const bool prepares = groups_ > 1 || kernel.prepare_input != nullptr;
-    const bool expands = kernel.expand_filters != nullptr;
-    const size_t filter_bytes = expands ? plan.filters->bytes * kernel.expansion : 0;
     const size_t beyond = kernel.multiplies ? kTile * static_cast<size_t>(plan.step) : 0;
-    const Scratch::Lease scratch =
-        SharedScratch().Take(filter_bytes + (prepares ? images * image_bytes + beyond : 0));
-    const uint8_t* filters_data = plan.filters->data;
-    if (expands) {
-      const size_t parts = std::max<size_t>(1, filter_bytes / kBytesPerTask);
-      context.ParallelFor(parts, [&](size_t task) {
-        const size_t words = plan.filters->bytes / 8;
-        const size_t first = words * task / parts * 8;
-        const size_t last = words * (task + 1) / parts * 8;
-        kernel.expand_filters(filters_data + first, last - first, scratch.data() + first * kernel.expansion);
-      });
-      filters_data = scratch.data();
-    }
+    const Scratch::Lease scratch = SharedScratch().Take(prepares ? images * image_bytes + beyond : 0);
     const uint8_t* source = x.Data<uint8_t>();
     if (prepares) {
-      uint8_t* prepared = scratch.data() + filter_bytes;
+      uint8_t* prepared = scratch.data();
       const size_t bands = std::min(rows, std::max<size_t>(1, group_bytes / kBytesPerTask));
       context.ParallelFor(images * bands, [&](size_t task) {
         const size_t image = task / bands;
@@ -147,6 +136,7 @@ class Convolution {
     }
     const size_t chunks = plan.chunks.size() - 1;
     const size_t block_steps = in_order_ ? 1 : blocks_.size();
+    std::atomic<bool> out_of_memory{false};  // an exception cannot leave a task
     // Chunk by chunk, so that threads do not write to the same cache lines: those hold a pixel's values of all blocks.
     context.ParallelFor(images * block_steps * chunks, [&](size_t task) {
       const KernelUse use(kernel);
@@ -155,29 +145,74 @@ class Convolution {
       const size_t image = task / block_steps / chunks;
       alignas(64) int32_t counted[kStrip * kBlock];
       const size_t last_block = in_order_ ? blocks_.size() : block_step + 1;
+      const FiltersInUse filters(*plan.filters, kernel);
+      if (filters.OutOfMemory()) {
+        out_of_memory = true;
+        return;
+      }
       for (size_t s = plan.chunks[chunk]; s < plan.chunks[chunk + 1]; ++s) {
         const Strip& strip = plan.strips[s];
         const Plan::BorderClass& border = plan.classes[strip.border_class];
         const Window window{border.runs.data(), border.runs.size(), border.run_words, plan.step};
         for (size_t b = block_step; b < last_block; ++b) {
           const Block& block = blocks_[b];
-          const Filters::Part& filters = plan.filters->parts[b];
           const size_t slot = b * kBlock;
           const Counts counts{counted, plan.row.data() + strip.first, border.base.data() + slot,
-                              low_ == -1 && !kernel.multiplies, strip.pixels, filters.lanes};
+                              low_ == -1 && !kernel.multiplies, strip.pixels, filters.Lanes(b)};
           const Part part{counts, image, plan.pixel.data() + strip.first, slot, &block};
           const Streams streams = streams_of(part);
           kernel.count(source + image * image_bytes + block.group * group_bytes,
                        plan.offset.data() + strip.first_window, strip.windows, window,
-                       filters_data + filters.offset * kernel.expansion, filters.lanes, streams, counted);
+                       filters.Data(b), filters.Lanes(b), streams, counted);
           sink(part, streams);
         }
       }
     });
+    if (out_of_memory) throw std::bad_alloc();
   }
 
  private:
   static constexpr size_t kBytesPerTask = 65536;  // prepared by one thread
+
+  // The filters as `count` wants them. Expanded by the thread that uses them, because from another core's cache they would
+  // come more slowly than it expands them; and kept by it, because its next task is most likely of the same node.
+  class FiltersInUse {
+   public:
+    FiltersInUse(const Filters& filters, const Kernel& kernel)
+        : filters_(filters), expansion_(kernel.expansion), data_(filters.data) {
+      if (kernel.expand_filters == nullptr) return;
+      thread_local Expanded mine;
+      if (mine.filters != filters.number) {
+        mine.filters = 0;  // until it is done
+        const size_t bytes = filters.bytes * expansion_;
+        try {
+          if (mine.storage.size() < bytes + kAlign) mine.storage.resize(bytes + kAlign);
+        } catch (const std::bad_alloc&) {
+          data_ = nullptr;
+          return;
+        }
+        void* start = mine.storage.data();
+        size_t space = mine.storage.size();
+        mine.data = static_cast<uint8_t*>(std::align(kAlign, bytes, start, space));
+        kernel.expand_filters(filters.data, filters.bytes, mine.data);
+        mine.filters = filters.number;
+      }
+      data_ = mine.data;
+    }
+    bool OutOfMemory() const { return data_ == nullptr; }
+    size_t Lanes(size_t block) const { return filters_.parts[block].lanes; }
+    const uint8_t* Data(size_t block) const { return data_ + filters_.parts[block].offset * expansion_; }
+
+   private:
+    struct Expanded {
+      uint64_t filters = 0;  // Filters::number
+      std::vector<uint8_t> storage;
+      uint8_t* data = nullptr;
+    };
+    const Filters& filters_;
+    size_t expansion_;
+    const uint8_t* data_;
+  };
 
   struct KernelUse {
     explicit KernelUse(const Kernel& used) : kernel(used) {

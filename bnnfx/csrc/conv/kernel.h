@@ -108,8 +108,8 @@ struct Kernel {
   void (*prepare_input)(const uint8_t* words, size_t pixels, const Pixel& pixel, uint8_t* out);
   // Turns one word each of `lanes` filters into lanes * filter_word_bytes bytes. Filters without a channel are 0.
   void (*prepare_filters)(const uint64_t* words, size_t lanes, uint8_t* out);
-  // Where `expansion` is not 1, `count` wants the prepared filters that many times as large: expanded for each run of a
-  // node, because to read them so from far away takes longer. `bytes` is that of the prepared ones.
+  // Where `expansion` is not 1, `count` wants the prepared filters that many times as large: expanded by each thread when
+  // it comes to a node, because to read them so from far away takes longer. `bytes` is that of the prepared ones.
   size_t expansion;
   void (*expand_filters)(const uint8_t* prepared, size_t bytes, uint8_t* out);
   // Sets counted[w * kBlock + lane] for `count` windows, which start at image + offset[w] (bytes). If it multiplies, for
