@@ -260,6 +260,7 @@ USAGE = [
     (["verify", "chain.onnx", "net.py:make"], "--scheme is one of"),
 ]
 FAILURES = [
+    (["verify", "original.onnx", "chain.onnx"], "original.onnx was not written by bnnfx.export_onnx"),
     (["convert", "nothing:make", *BINARY], "nothing cannot be imported: No module named 'nothing'"),
     (["convert", "net.py:none", *BINARY], "net.py has no 'none'"),
     (["convert", "none.py:make", *BINARY], "There is no file none.py"),

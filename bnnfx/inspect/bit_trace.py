@@ -24,7 +24,7 @@ from bnnfx.nn.comparison import compare
 from bnnfx.numerics.bits import unpack_bits
 from bnnfx.ops import BY_ONNX_NAME, PackedOp
 from bnnfx.ops.registry import ONNX_DOMAIN
-from bnnfx.runtime.session import open_session, read_model
+from bnnfx.runtime.session import OPSET_KEY, open_session, read_model
 
 Array = npt.NDArray[Any]
 
@@ -66,7 +66,7 @@ def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...], *
     """Run a trainable graph, a packed graph, or an ONNX file.
 
     Raises:
-        StageError: it is a graph that was not made by `convert` or `lower`.
+        StageError: it is a graph that `convert` or `lower` did not make, or a file that `export_onnx` did not write.
         ModelFileError: the file cannot be run.
     """
     if isinstance(model, str | Path):
@@ -165,6 +165,8 @@ def _rows(array: Array, samples: int) -> Array:
 
 def _trace_file(path: Path, inputs: tuple[Tensor, ...], kernels: bool) -> BitTrace:
     model = read_model(path)
+    if not any(entry.key == OPSET_KEY for entry in model.metadata_props):
+        raise StageError(f"{path} was not written by bnnfx.export_onnx, so it is no form of a binary model.")
     graph, samples = model.graph, len(inputs[0])
     ours = [node for node in graph.node if node.domain == ONNX_DOMAIN]
     maps = packed_maps(model)

@@ -1,5 +1,5 @@
-// AMX multiplies matrices of bytes: 16 pixels, 16 filters and 64 input channels in one instruction. That is two and a
-// half times as many products per second as the same processor can count with VPOPCNTDQ, once bits have become bytes.
+// AMX multiplies matrices of bytes: 16 pixels, 16 filters and 64 input channels in one instruction. Once bits
+// have become bytes, that is more products per second than the same processor can count with VPOPCNTDQ.
 //
 // 1. A bit becomes a byte: +1, -1, or 0 where a zero bit of the map means that, and 0 around the map. Sums of products
 //    are exact in 32 bits, like counts.

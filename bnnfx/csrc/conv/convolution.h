@@ -66,8 +66,9 @@ struct Plan {
   };
   const Kernel* kernel;
   const Filters* filters;
-  int64_t height, width;                                            // of the input
-  int64_t top, left, prepared_height, prepared_width;               // of the prepared map: where the input starts in it
+  int64_t height, width;                     // of the input
+  int64_t top, left;                         // where the input starts in the prepared map
+  int64_t prepared_height, prepared_width;   // of that
   int64_t out_height, out_width;
   std::vector<BorderClass> classes;
   std::vector<Strip> strips;
