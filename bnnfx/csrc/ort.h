@@ -22,7 +22,8 @@ namespace bnnfx {
 
 constexpr char kDomain[] = "ai.bnnfx";
 constexpr int kOpsetVersion = 1;
-constexpr uint32_t kApiVersion = 17;  // the first one with KernelContext_ParallelFor
+constexpr uint32_t kApiVersion = 17;         // needed: the first one with KernelContext_ParallelFor
+constexpr uint32_t kInplaceApiVersion = 18;  // used where the runtime has it: OrtCustomOp::GetMayInplace
 
 // A node that is malformed, or an input that does not fit it. The message says what was given and what is needed.
 class Error : public std::runtime_error {
@@ -95,7 +96,11 @@ class Context {
 struct Signature {
   std::string name;
   std::vector<int> inputs, outputs;
+  size_t reused = 0;  // the input, if not 0, in whose place the first output may be written
 };
+
+// One operator for one runtime.
+using OpPointer = std::shared_ptr<OrtCustomOp>;
 
 // Makes a class an operator. `Op` has
 //   explicit Op(const Info&), or Op(const Info&, const Variant&) where one class stands for several operators: checks
@@ -107,6 +112,8 @@ class CustomOp : public OrtCustomOp {
   CustomOp(Signature signature, Variant... variant)
       : OrtCustomOp{}, signature_(std::move(signature)), variant_(std::move(variant)...) {
     version = kApiVersion;
+    GetMayInplace = ReusedInput(signature_.reused);
+    ReleaseMayInplace = [](int*, int*) {};
     GetName = [](const OrtCustomOp* op) { return Self(op).signature_.name.c_str(); };
     GetExecutionProviderType = [](const OrtCustomOp*) -> const char* { return nullptr; };
     GetInputType = [](const OrtCustomOp* op, size_t index) { return Self(op).signature_.inputs[index]; };
@@ -124,6 +131,33 @@ class CustomOp : public OrtCustomOp {
   }
 
  private:
+  // The function that names this input: one each, because it is not told its operator.
+  static decltype(OrtCustomOp::GetMayInplace) ReusedInput(size_t input) {
+    switch (input) {
+      case 0:
+        return nullptr;
+      case 4:
+        return &Reuse<4>;
+      case 5:
+        return &Reuse<5>;
+      case 6:
+        return &Reuse<6>;
+      case 7:
+        return &Reuse<7>;
+      default:
+        throw Error("there is no function that names input " + std::to_string(input));
+    }
+  }
+
+  template <int input>
+  static size_t Reuse(int** inputs, int** outputs) {
+    static int first[] = {input};
+    static int second[] = {0};
+    *inputs = first;
+    *outputs = second;
+    return 1;
+  }
+
   struct Kernel {
     Kernel(const CustomOp& custom_op, const OrtApi* table, const Info& info)
         : type(custom_op),

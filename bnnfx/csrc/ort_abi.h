@@ -102,7 +102,7 @@ struct OrtApi {
 // One operator: a table of functions that the runtime calls, with the table itself as first argument where it describes
 // the operator. A function left null is not called, or has the stated default.
 struct OrtCustomOp {
-  uint32_t version;  // of the API: how much of this table the runtime may read
+  uint32_t version;  // of the API: how much of this table the runtime may read; not above its own
   void* unused_1[1];
   const char* (*GetName)(const OrtCustomOp* op);
   const char* (*GetExecutionProviderType)(const OrtCustomOp* op);  // null text = CPU
@@ -121,7 +121,11 @@ struct OrtCustomOp {
   void* unused_19[1];                                // shape inference: the file states the shapes
   int (*GetStartVersion)(const OrtCustomOp* op);     // first and last version of the operator set
   int (*GetEndVersion)(const OrtCustomOp* op);
-  void* unused_22_25[4];
+  // Since version 18: pairs of an input and an output, of the same size, that may be in the same memory. The runtime
+  // does not say which operator it asks about, and gives the lists back.
+  size_t (*GetMayInplace)(int** inputs, int** outputs);
+  void (*ReleaseMayInplace)(int* inputs, int* outputs);
+  void* unused_24_25[2];
 };
 
 struct OrtApiBase {
@@ -159,5 +163,6 @@ static_assert(offsetof(OrtCustomOp, CreateKernelV2) == 17 * sizeof(void*), "slot
 static_assert(offsetof(OrtCustomOp, KernelComputeV2) == 18 * sizeof(void*), "slot 18");
 static_assert(offsetof(OrtCustomOp, GetStartVersion) == 20 * sizeof(void*), "slot 20");
 static_assert(offsetof(OrtCustomOp, GetEndVersion) == 21 * sizeof(void*), "slot 21");
+static_assert(offsetof(OrtCustomOp, ReleaseMayInplace) == 23 * sizeof(void*), "slot 23");
 
 #endif  // BNNFX_ORT_ABI_H_

@@ -1,8 +1,10 @@
 // RegisterCustomOps: what ONNX Runtime calls after it has loaded this library for a set of session options.
 
+#include <cstdio>
 #include <exception>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "ceiling/ceiling.h"
@@ -22,14 +24,23 @@ namespace bnnfx {
 namespace {
 
 // Every op that has a kernel; a node whose op is not listed runs as the local function in its model file.
-std::vector<const OrtCustomOp*> CustomOps() {
-  std::vector<const OrtCustomOp*> ops = BinaryConv2dOps();
-  for (const OrtCustomOp* op : PackOps()) ops.push_back(op);
+std::vector<OpPointer> CustomOps(uint32_t version) {
+  std::vector<OpPointer> ops = BinaryConv2dOps();
+  for (const OpPointer& op : PackOps()) ops.push_back(op);
   ops.push_back(MaxPool2dOp());
+  for (const OpPointer& op : ops) op->version = version;
   return ops;
 }
 
-// The op domains of this library, one per ONNX Runtime in the process (nearly always one).
+// The version to write into the operators: no more than the runtime has, whose release 1.N has version N. It could be
+// asked for its table of that version, but complains on the console if it has none.
+uint32_t OpVersion(const OrtApiBase* api_base) {
+  unsigned major = 0, minor = 0;
+  const bool known = std::sscanf(api_base->GetVersionString(), "%u.%u", &major, &minor) == 2;
+  return known && (major > 1 || minor >= kInplaceApiVersion) ? kInplaceApiVersion : kApiVersion;
+}
+
+// The op domains of this library and their operators, one per ONNX Runtime in the process (nearly always one).
 //
 // Session options and sessions keep the bare pointer to a domain and never free it, so it has to live as long as
 // the last of them. Nobody tells this library when that is, but ONNX Runtime unloads the library only after the last
@@ -48,7 +59,7 @@ class Domains {
   }
 
   // Sets `*out` to the domain for `api`, made on the first call; on failure returns the status and makes nothing.
-  OrtStatus* Get(const OrtApi* api, OrtCustomOpDomain** out) {
+  OrtStatus* Get(const OrtApi* api, uint32_t op_version, OrtCustomOpDomain** out) {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (const Entry& entry : entries_) {
       if (entry.api == api) {
@@ -58,16 +69,16 @@ class Domains {
     }
     // What may throw comes first, so that no domain is lost.
     entries_.reserve(entries_.size() + 1);
-    const std::vector<const OrtCustomOp*> ops = CustomOps();
+    std::vector<OpPointer> ops = CustomOps(op_version);
     OrtCustomOpDomain* domain = nullptr;
     if (OrtStatus* status = api->CreateCustomOpDomain(kDomain, &domain)) return status;
-    for (const OrtCustomOp* op : ops) {
-      if (OrtStatus* status = api->CustomOpDomain_Add(domain, op)) {
+    for (const OpPointer& op : ops) {
+      if (OrtStatus* status = api->CustomOpDomain_Add(domain, op.get())) {
         api->ReleaseCustomOpDomain(domain);
         return status;
       }
     }
-    entries_.push_back({api, domain});
+    entries_.push_back({api, domain, std::move(ops)});
     *out = domain;
     return nullptr;
   }
@@ -76,15 +87,16 @@ class Domains {
   struct Entry {
     const OrtApi* api;
     OrtCustomOpDomain* domain;
+    std::vector<OpPointer> ops;
   };
   std::mutex mutex_;
   std::vector<Entry> entries_;
 };
 
-OrtStatus* Register(OrtSessionOptions* options, const OrtApi* api) {
+OrtStatus* Register(OrtSessionOptions* options, const OrtApi* api, uint32_t op_version) {
   static Domains domains;
   OrtCustomOpDomain* domain = nullptr;
-  if (OrtStatus* status = domains.Get(api, &domain)) return status;
+  if (OrtStatus* status = domains.Get(api, op_version, &domain)) return status;
   return api->AddCustomOpDomain(options, domain);
 }
 
@@ -120,7 +132,7 @@ extern "C" BNNFX_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
   const OrtApi* api = nullptr;
   try {
     api = api_base->GetApi(bnnfx::kApiVersion);
-    return api != nullptr ? bnnfx::Register(options, api) : bnnfx::RefuseOldRuntime(api_base);
+    return api != nullptr ? bnnfx::Register(options, api, bnnfx::OpVersion(api_base)) : bnnfx::RefuseOldRuntime(api_base);
   } catch (const std::exception& error) {  // out of memory, or a mutex that cannot be locked
     return api != nullptr ? api->CreateStatus(ORT_FAIL, error.what()) : nullptr;
   }

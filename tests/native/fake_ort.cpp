@@ -119,6 +119,11 @@ OrtStatus* GetInput(const OrtKernelContext* context, size_t index, const OrtValu
 OrtStatus* GetOutput(OrtKernelContext* context, size_t index, const int64_t* dims, size_t count, OrtValue** out) {
   if (index >= context->outputs.size()) return Fail("there is no such output");
   const int type = context->op->GetOutputType(context->op, index);
+  if (context->outputs[index] != nullptr) {  // in the place of an input
+    *out = &context->outputs[index]->value;
+    const bool fits = (*out)->type == type && (*out)->dims == Dims(dims, dims + count);
+    return fits ? nullptr : Fail("an output has another shape than the input whose memory it asked for");
+  }
   size_t bytes = ElementBytes(type);
   for (size_t i = 0; i < count; ++i) {
     if (dims[i] < 0) return Fail("a dimension is negative");
@@ -242,9 +247,15 @@ std::string Node::Describe() const {
   return text;
 }
 
-std::vector<const OrtCustomOp*> RegisteredOps() {
-  static const OrtApiBase base = {[](uint32_t version) { return version <= 17 ? &kApi : nullptr; },
-                                  []() -> const char* { return "1.17.0"; }};
+std::vector<const OrtCustomOp*> RegisteredOps(uint32_t version) {
+  static std::string release;
+  static std::map<uint32_t, OrtApi> tables;  // a runtime has a table of its own
+  static uint32_t newest;
+  release = "1." + std::to_string(version) + ".0";
+  newest = version;
+  tables[version] = kApi;
+  const OrtApiBase base = {[](uint32_t wanted) -> const OrtApi* { return wanted <= newest ? &tables[newest] : nullptr; },
+                           [] { return release.c_str(); }};
   OrtSessionOptions options;
   Check(RegisterCustomOps(&options, &base));
   std::vector<const OrtCustomOp*> ops;
@@ -259,9 +270,23 @@ Kernel::Kernel(const OrtCustomOp& op, const Node& node) : op_(op), constants_(Va
 
 Kernel::~Kernel() { op_.KernelDestroy(kernel_); }
 
-std::vector<Tensor> Kernel::Run(const std::vector<Tensor>& inputs, size_t threads) const {
+std::vector<Tensor> Kernel::Run(const std::vector<Tensor>& inputs, size_t threads, bool in_place) const {
   OrtKernelContext context{&op_, Values(inputs), {}, threads};
   context.outputs.resize(op_.GetOutputTypeCount(&op_));
+  if (in_place && op_.GetMayInplace != nullptr) {
+    int* from = nullptr;
+    int* to = nullptr;
+    const size_t pairs = op_.GetMayInplace(&from, &to);
+    for (size_t i = 0; i < pairs; ++i) {
+      const auto input = static_cast<size_t>(from[i]);
+      auto output = std::make_unique<OrtKernelContext::Output>(
+          OrtKernelContext::Output{context.inputs[input], GuardedMemory(inputs[input].bytes.size())});
+      std::copy(inputs[input].bytes.begin(), inputs[input].bytes.end(), output->memory.data());
+      output->value.data = context.inputs[input].data = output->memory.data();
+      context.outputs[static_cast<size_t>(to[i])] = std::move(output);
+    }
+    op_.ReleaseMayInplace(from, to);
+  }
   Check(op_.KernelComputeV2(kernel_, &context));
   std::vector<Tensor> results;
   for (const auto& output : context.outputs) {

@@ -68,8 +68,8 @@ class Breach : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// What RegisterCustomOps adds.
-std::vector<const OrtCustomOp*> RegisteredOps();
+// What RegisterCustomOps adds for release 1.`version`, which has that version of the API.
+std::vector<const OrtCustomOp*> RegisteredOps(uint32_t version);
 
 // The kernel of a node, as a session holds it. `node` outlives it.
 class Kernel {
@@ -79,8 +79,9 @@ class Kernel {
   Kernel& operator=(const Kernel&) = delete;
   ~Kernel();
 
-  // Runs it on a pool of `threads` threads. Throws Refusal or Breach.
-  std::vector<Tensor> Run(const std::vector<Tensor>& inputs, size_t threads) const;
+  // Runs it on a pool of `threads` threads, with `in_place` in the memory of inputs where the operator allows that.
+  // Throws Refusal or Breach.
+  std::vector<Tensor> Run(const std::vector<Tensor>& inputs, size_t threads, bool in_place = false) const;
 
  private:
   const OrtCustomOp& op_;

@@ -1,5 +1,5 @@
 // Runs the real operators on random nodes and compares them with the reference, bit for bit: every operator, on every
-// instruction set of this machine, on one thread and on several. Then every operator refuses malformed nodes.
+// instruction set of this machine, on one thread and on several, with outputs in the place of inputs where it may be. Then every operator refuses malformed nodes.
 //
 //   native_test [cases] [seed] [first]    `first`: the case to begin with, so that a failing one can be repeated alone
 
@@ -24,6 +24,7 @@ namespace native {
 namespace {
 
 constexpr size_t kOperators = 125;  // 2 BinaryConv2d*Threshold, 120 other BinaryConv2d*, 2 that pack, MaxPool2d
+constexpr size_t kInPlace = 64;     // those that add a residual and give floats: 2 * 4 * 4 * 2
 constexpr size_t kThreads[] = {1, 3};
 
 class Failure : public std::runtime_error {
@@ -92,9 +93,11 @@ void CheckCase(const OrtCustomOp& op, const Node& node, Random* random) {
     SetIsa(isa);
     const Kernel kernel(op, node);
     for (const size_t threads : kThreads) {
-      const std::vector<Tensor> actual = kernel.Run(node.inputs, threads);
+      const bool in_place = random->OneIn(2);
+      const std::vector<Tensor> actual = kernel.Run(node.inputs, threads, in_place);
       const std::string difference = Difference(actual, expected);
-      Require(difference.empty(), "with " + isa + " on " + std::to_string(threads) + " thread(s): " + difference);
+      Require(difference.empty(), "with " + isa + " on " + std::to_string(threads) + " thread(s)" +
+                                      (in_place ? " in place: " : ": ") + difference);
       CheckThatAFlippedBitIsNoticed(actual, expected, random);
     }
   }
@@ -170,9 +173,20 @@ int Main(int count, char** values) {
   int64_t i = first;
   try {
     CheckGuards();
-    const std::vector<const OrtCustomOp*> ops = RegisteredOps();
+    constexpr uint32_t kVersions[] = {17, 18, 30};
+    for (const uint32_t version : kVersions) {
+      for (const OrtCustomOp* op : RegisteredOps(version)) {
+        Require(op->version == std::min(version, kVersions[1]), "operators for another version of the API");
+      }
+    }
+    const std::vector<const OrtCustomOp*> ops = RegisteredOps(kVersions[1]);
     std::set<std::string> names;
-    for (const OrtCustomOp* op : ops) names.insert(op->GetName(op));
+    size_t in_place = 0;
+    for (const OrtCustomOp* op : ops) {
+      names.insert(op->GetName(op));
+      in_place += op->GetMayInplace != nullptr ? 1 : 0;
+    }
+    Require(in_place == kInPlace, std::to_string(in_place) + " operators can write in the place of an input");
     Require(ops.size() == kOperators && names.size() == kOperators,
             std::to_string(names.size()) + " operators are registered, not " + std::to_string(kOperators));
 

@@ -131,7 +131,7 @@ __attribute__((always_inline)) inline void Fetch(const Streams& streams, size_t 
     const size_t offset = streams.pixel[p] * streams.stride;
     for (size_t c = lane; c < lane + 2 * kLanes && c < streams.channels; c += kLanes) {
       if (streams.residual != nullptr) __builtin_prefetch(streams.residual + offset + c, 0);
-      if (streams.out != nullptr) __builtin_prefetch(streams.out + offset + c, 1);
+      if (streams.out != nullptr && streams.out != streams.residual) __builtin_prefetch(streams.out + offset + c, 1);
     }
   }
 }

@@ -233,25 +233,24 @@ Signature SignatureOf(const EpilogueVariant& variant) {
   Signature signature{Name(variant), {ORT_UINT8, ORT_UINT8}, {}};
   signature.inputs.insert(signature.inputs.end(), floats, ORT_FLOAT);
   if (variant.stores) signature.outputs.push_back(ORT_FLOAT);
+  // Each value of the stream is stored where, and after, its value of the residual was read. That memory is in the cache.
+  if (variant.stores && variant.adds) signature.reused = 4 + ConstantsOf(variant.before);
   if (variant.compares) signature.outputs.push_back(ORT_UINT8);
   return signature;
 }
 
 }  // namespace
 
-std::vector<const OrtCustomOp*> BinaryConv2dOps() {
+std::vector<OpPointer> BinaryConv2dOps() {
   const std::vector<int> inputs{ORT_UINT8, ORT_UINT8, ORT_INT32, ORT_UINT8};
   using Threshold = CustomOp<BinaryConv2dThreshold, size_t>;
-  static const Threshold once({"BinaryConv2dThreshold", inputs, {ORT_UINT8}}, 1);
-  static const Threshold twice({"BinaryConv2dTwiceThreshold", inputs, {ORT_UINT8}}, 2);
-  static const auto fused = [] {
-    std::deque<CustomOp<BinaryConv2d, EpilogueVariant>> ops;
-    for (const EpilogueVariant& variant : conv::AllEpilogues()) ops.emplace_back(SignatureOf(variant), variant);
-    return ops;
-  }();
-  std::vector<const OrtCustomOp*> all{&once, &twice};
-  for (const auto& op : fused) all.push_back(&op);
-  return all;
+  std::vector<OpPointer> ops{
+      std::make_shared<Threshold>(Signature{"BinaryConv2dThreshold", inputs, {ORT_UINT8}}, size_t{1}),
+      std::make_shared<Threshold>(Signature{"BinaryConv2dTwiceThreshold", inputs, {ORT_UINT8}}, size_t{2})};
+  for (const EpilogueVariant& variant : conv::AllEpilogues()) {
+    ops.push_back(std::make_shared<CustomOp<BinaryConv2d, EpilogueVariant>>(SignatureOf(variant), variant));
+  }
+  return ops;
 }
 
 }  // namespace bnnfx

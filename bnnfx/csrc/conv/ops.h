@@ -5,12 +5,12 @@
 
 #include <vector>
 
-#include "../ort_abi.h"
+#include "../ort.h"
 
 namespace bnnfx {
 
 // BinaryConv2dThreshold, and BinaryConv2d with every epilogue (epilogue_variant.h).
-std::vector<const OrtCustomOp*> BinaryConv2dOps();
+std::vector<OpPointer> BinaryConv2dOps();
 
 }  // namespace bnnfx
 

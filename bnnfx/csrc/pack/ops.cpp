@@ -140,10 +140,9 @@ class PackNhwc {
 
 }  // namespace
 
-std::vector<const OrtCustomOp*> PackOps() {
-  static const CustomOp<Pack> pack({"Pack", {ORT_FLOAT, ORT_FLOAT}, {ORT_UINT8}});
-  static const CustomOp<PackNhwc> pack_nhwc({"PackNhwc", {ORT_FLOAT, ORT_FLOAT}, {ORT_UINT8}});
-  return {&pack, &pack_nhwc};
+std::vector<OpPointer> PackOps() {
+  return {std::make_shared<CustomOp<Pack>>(Signature{"Pack", {ORT_FLOAT, ORT_FLOAT}, {ORT_UINT8}}),
+          std::make_shared<CustomOp<PackNhwc>>(Signature{"PackNhwc", {ORT_FLOAT, ORT_FLOAT}, {ORT_UINT8}})};
 }
 
 }  // namespace bnnfx

@@ -5,11 +5,11 @@
 
 #include <vector>
 
-#include "../ort_abi.h"
+#include "../ort.h"
 
 namespace bnnfx {
 
-std::vector<const OrtCustomOp*> PackOps();
+std::vector<OpPointer> PackOps();
 
 }  // namespace bnnfx
 

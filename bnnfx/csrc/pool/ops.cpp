@@ -97,9 +97,8 @@ class MaxPool2d {
 
 }  // namespace
 
-const OrtCustomOp* MaxPool2dOp() {
-  static const CustomOp<MaxPool2d> op({"MaxPool2d", {ORT_UINT8, ORT_UINT8}, {ORT_UINT8}});
-  return &op;
+OpPointer MaxPool2dOp() {
+  return std::make_shared<CustomOp<MaxPool2d>>(Signature{"MaxPool2d", {ORT_UINT8, ORT_UINT8}, {ORT_UINT8}});
 }
 
 }  // namespace bnnfx

@@ -3,11 +3,11 @@
 #ifndef BNNFX_POOL_OPS_H_
 #define BNNFX_POOL_OPS_H_
 
-#include "../ort_abi.h"
+#include "../ort.h"
 
 namespace bnnfx {
 
-const OrtCustomOp* MaxPool2dOp();
+OpPointer MaxPool2dOp();
 
 }  // namespace bnnfx
 
