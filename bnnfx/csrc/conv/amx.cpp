@@ -108,7 +108,7 @@ inline void Multiply(const uint8_t* x0, const uint8_t* x1, const Window& window,
 }
 
 void Count(const uint8_t* image, const ptrdiff_t* offset, size_t count, const Window& window, const uint8_t* filters,
-           size_t lanes, const Streams&, int32_t* counted) {
+           size_t lanes, const Upcoming&, int32_t* counted) {
   for (size_t lane = 0; lane < lanes; lane += 2 * kLanes) {
     const bool two_lanes = lanes - lane > kLanes;
     const uint8_t* w = filters + lane * kChannels;

@@ -219,7 +219,7 @@ void CountGroups(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pix
 #undef BNNFX_EACH_GROUP
 
 void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, const Window& window,
-           const uint8_t* filters, size_t lanes, const Streams&, int32_t* counted) {
+           const uint8_t* filters, size_t lanes, const Upcoming&, int32_t* counted) {
   (lanes == kLanes ? CountGroups<1> : CountGroups<2>)(image, pixel_offset, pixels, window, filters, counted);
 }
 

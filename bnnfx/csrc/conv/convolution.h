@@ -54,6 +54,13 @@ struct Filters {
   const uint8_t* data;  // into the storage, aligned
   size_t bytes;         // from there
   uint64_t number;      // no other has it, nor had; not 0
+
+  // Where share `index` of `count` begins of a block's filters; at the end of all of them where there is no such block.
+  const uint8_t* Share(size_t block, size_t index, size_t count) const {
+    if (block >= parts.size()) return data + bytes;
+    const size_t end = block + 1 < parts.size() ? parts[block + 1].offset : bytes;
+    return data + parts[block].offset + (end - parts[block].offset) * index / count;
+  }
 };
 
 // What depends on the size of the input map, and not on its contents.
@@ -161,11 +168,13 @@ class Convolution {
           const Counts counts{counted, plan.row.data() + strip.first, border.base.data() + slot,
                               low_ == -1 && !kernel.multiplies, strip.pixels, filters.Lanes(b)};
           const Part part{counts, image, plan.pixel.data() + strip.first, slot, &block};
-          const Streams streams = streams_of(part);
+          const uint8_t* next = plan.filters->Share(b + 1, strip.first, plan.pixel.size());
+          const uint8_t* end = plan.filters->Share(b + 1, strip.first + strip.pixels, plan.pixel.size());
+          const Upcoming upcoming{streams_of(part), next, static_cast<size_t>(end - next)};
           kernel.count(source + image * image_bytes + block.group * group_bytes,
                        plan.offset.data() + strip.first_window, strip.windows, window,
-                       filters.Data(b), filters.Lanes(b), streams, counted);
-          sink(part, streams);
+                       filters.Data(b), filters.Lanes(b), upcoming, counted);
+          sink(part, upcoming.streams);
         }
       }
     });

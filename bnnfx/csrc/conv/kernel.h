@@ -84,6 +84,14 @@ struct Streams {
   size_t channels;  // of the block: at most `lanes`; no value beyond is read or written
 };
 
+// Memory that will be needed soon. A kernel may fetch a little of it with every few windows, while its arithmetic leaves
+// the memory idle.
+struct Upcoming {
+  Streams streams;         // of the epilogue after this count; without pointers where there are none
+  const uint8_t* filters;  // some of those of the next block
+  size_t filter_bytes;
+};
+
 // What a pixel of the map is made of.
 struct Pixel {
   size_t words;      // 64-bit
@@ -113,11 +121,9 @@ struct Kernel {
   size_t expansion;
   void (*expand_filters)(const uint8_t* prepared, size_t bytes, uint8_t* out);
   // Sets counted[w * kBlock + lane] for `count` windows, which start at image + offset[w] (bytes). If it multiplies, for
-  // `count` tiles of windows; window i of tile t in row kTile * t + i. `streams` is what the epilogue will use next: a
-  // kernel may fetch a little of it with every few windows, while its arithmetic leaves the memory idle. Its pointers
-  // are null where there is nothing.
+  // `count` tiles of windows; window i of tile t in row kTile * t + i.
   void (*count)(const uint8_t* image, const ptrdiff_t* offset, size_t count, const Window& window,
-                const uint8_t* filters, size_t lanes, const Streams& streams, int32_t* counted);
+                const uint8_t* filters, size_t lanes, const Upcoming& upcoming, int32_t* counted);
   // bits[p] = word whose bit `lane` is acc[p][lane] >= threshold[lane]; 0 beyond `lanes`.
   void (*threshold)(const Counts& counts, const int32_t* threshold, uint64_t* bits);
   // Takes the constants of a step from `slot` on. bits[p] is 0 beyond the channels if there is a kCompare; else it is

@@ -84,7 +84,7 @@ void Tile(const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& win
 }
 
 void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, const Window& window,
-           const uint8_t* filters, size_t lanes, const Streams&, int32_t* counted) {
+           const uint8_t* filters, size_t lanes, const Upcoming&, int32_t* counted) {
   constexpr decltype(&Tile<1>) kTiles[kPixels] = {&Tile<1>, &Tile<2>, &Tile<3>, &Tile<4>};
   const size_t tiles = (pixels + kPixels - 1) / kPixels;
   for (size_t lane = 0; lane < lanes; lane += kLanes) {

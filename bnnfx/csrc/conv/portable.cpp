@@ -61,7 +61,7 @@ inline void CountPixel(const uint8_t* pixel, const Window& window, const uint8_t
 }
 
 void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, const Window& window,
-           const uint8_t* filters, size_t lanes, const Streams&, int32_t* counted) {
+           const uint8_t* filters, size_t lanes, const Upcoming&, int32_t* counted) {
   for (size_t first = 0; first < lanes; first += kLanes) {
     for (size_t p = 0; p < pixels; ++p) {
       CountPixel(image + pixel_offset[p], window, filters + 4 * first, lanes, counted + p * kBlock + first);
