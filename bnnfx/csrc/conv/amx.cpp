@@ -14,8 +14,7 @@
 
 #include <cstring>
 
-#include "../lanes/avx512.h"
-#include "epilogue.h"
+#include "../lanes/load.h"
 #include "kernel.h"
 
 namespace bnnfx {
@@ -131,7 +130,7 @@ void Count(const uint8_t* image, const ptrdiff_t* offset, size_t count, const Wi
 
 extern const Kernel kAmx = {
     Isa::kAmx, true, 32, kLeastPixels, kLanes, kChannels, 8, &Begin, &End, &PrepareInput, &PrepareFilters, kChannels / 8,
-    &ExpandFilters, &Count, &ThresholdLanes<Avx512Lanes>, &EpilogueLanes<Avx512Lanes>};
+    &ExpandFilters, &Count, &Avx512Threshold, &Avx512Epilogue};
 
 }  // namespace conv
 }  // namespace bnnfx

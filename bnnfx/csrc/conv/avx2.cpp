@@ -161,14 +161,15 @@ void Span(const Pair* windows, ptrdiff_t from, size_t words, const uint8_t* filt
 }
 
 // Sets 32 results, or adds to them.
-inline void Flush(const Sums& sums, bool set, int32_t* counted) {
+inline void Flush(const Sums& sums, __m128i shift, bool set, int32_t* counted) {
   const __m256i even = _mm256_sub_epi16(sums.all, _mm256_slli_epi16(sums.odd, 8));
   const __m256i lower = _mm256_set1_epi32(0xffff);
   const __m256i counts[4] = {_mm256_and_si256(even, lower), _mm256_and_si256(sums.odd, lower),
                              _mm256_srli_epi32(even, 16), _mm256_srli_epi32(sums.odd, 16)};
   _Pragma("GCC unroll 4") for (size_t i = 0; i < 4; ++i) {
     int32_t* to = counted + 8 * i;
-    StoreVector(to, set ? counts[i] : _mm256_add_epi32(LoadVector(to), counts[i]));
+    const __m256i shifted = _mm256_sll_epi32(counts[i], shift);
+    StoreVector(to, set ? shifted : _mm256_add_epi32(LoadVector(to), shifted));
   }
 }
 
@@ -185,9 +186,10 @@ void CountGroups(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pix
   Sums sums[kStrip / 2][2][2];
   size_t spans = 0;  // in `sums`
   bool set = true;   // nothing is in `counted`
+  const __m128i shift = _mm_cvtsi32_si128(window.shift);
   const auto flush = [&] {
     for (size_t p = 0; p < pixels; ++p) {
-      BNNFX_EACH_GROUP Flush(sums[p / 2][g][p % 2], set, counted + p * kBlock + g * kLanes);
+      BNNFX_EACH_GROUP Flush(sums[p / 2][g][p % 2], shift, set, counted + p * kBlock + g * kLanes);
     }
     spans = 0;
     set = false;

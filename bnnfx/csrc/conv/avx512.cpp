@@ -94,9 +94,10 @@ void Tile(const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& win
       }
     }
   }
+  const __m512i shift = _mm512_set1_epi32(window.shift);
   BNNFX_EACH_PIXEL BNNFX_EACH_GROUP {
     const __m512i sum = _mm512_add_epi32(_mm512_slli_epi32(twos[p][g], 1), _mm512_popcnt_epi32(ones[p][g]));
-    _mm512_storeu_si512(counted + p * kBlock + g * kLanes, sum);
+    _mm512_storeu_si512(counted + p * kBlock + g * kLanes, _mm512_sllv_epi32(sum, shift));
   }
 #undef BNNFX_EACH_PIXEL
 #undef BNNFX_EACH_GROUP
@@ -165,9 +166,15 @@ void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, c
 
 }  // namespace
 
+void Avx512Threshold(const Counts& counts, const int32_t* threshold, uint64_t* bits) {
+  ThresholdLanes<Avx512Lanes>(counts, threshold, bits);
+}
+
+Epilogue Avx512Epilogue(const Steps& steps) { return EpilogueLanes<Avx512Lanes>(steps); }
+
 extern const Kernel kAvx512 = {
     Isa::kAvx512, false, 48, 1, kLanes, 8, 8, nullptr, nullptr, &PrepareInput, &PrepareFilters, 1, nullptr, &Count,
-    &ThresholdLanes<Avx512Lanes>, &EpilogueLanes<Avx512Lanes>};
+    &Avx512Threshold, &Avx512Epilogue};
 
 }  // namespace conv
 }  // namespace bnnfx

@@ -161,12 +161,13 @@ class Convolution {
       for (size_t s = plan.chunks[chunk]; s < plan.chunks[chunk + 1]; ++s) {
         const Strip& strip = plan.strips[s];
         const Plan::BorderClass& border = plan.classes[strip.border_class];
-        const Window window{border.runs.data(), border.runs.size(), border.run_words, plan.step};
+        const Window window{border.runs.data(), border.runs.size(), border.run_words, plan.step,
+                            low_ == -1 ? 1 : 0};
         for (size_t b = block_step; b < last_block; ++b) {
           const Block& block = blocks_[b];
           const size_t slot = b * kBlock;
           const Counts counts{counted, plan.row.data() + strip.first, border.base.data() + slot,
-                              low_ == -1 && !kernel.multiplies, strip.pixels, filters.Lanes(b)};
+                              strip.pixels, filters.Lanes(b)};
           const Part part{counts, image, plan.pixel.data() + strip.first, slot, &block};
           const uint8_t* next = plan.filters->Share(b + 1, strip.first, plan.pixel.size());
           const uint8_t* end = plan.filters->Share(b + 1, strip.first + strip.pixels, plan.pixel.size());

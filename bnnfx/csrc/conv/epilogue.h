@@ -1,5 +1,8 @@
 // What follows the counting (kernel.h, step 3), for vectors of any width; `Lanes` as lanes/load.h says. In an unnamed
 // namespace, so that each file that includes it gets its own copy, compiled with its own flags.
+//
+// There is a function for each combination of steps. To choose a step takes longer than to do it for one pixel, and
+// constants stay in registers only where the compiler sees all that is done with them.
 
 #ifndef BNNFX_CONV_EPILOGUE_H_
 #define BNNFX_CONV_EPILOGUE_H_
@@ -13,180 +16,198 @@ namespace bnnfx {
 namespace conv {
 namespace {
 
-// kernel.h: the accumulators of one vector.
-template <class Integers, bool doubled>
-inline Integers Accumulators(Integers base, const int32_t* from) {
-  const Integers counted = Load<Integers>(from);
-  return doubled ? base - (counted + counted) : base - counted;
-}
+#define BNNFX_EACH_VECTOR _Pragma("GCC unroll 4") for (size_t i = 0; i < vectors; ++i)
 
-template <class Lanes, bool doubled, size_t vectors>
+template <class Lanes, size_t vectors>
 inline uint64_t ThresholdVectors(const int32_t* base, const int32_t* counted, const int32_t* threshold) {
   using Integers = typename Lanes::Integers;
   uint64_t word = 0;
-  _Pragma("GCC unroll 4") for (size_t i = 0; i < vectors; ++i) {
+  BNNFX_EACH_VECTOR {
     const size_t at = i * Lanes::kWidth;
-    const Integers acc = Accumulators<Integers, doubled>(Load<Integers>(base + at), counted + at);
+    const Integers acc = Load<Integers>(base + at) - Load<Integers>(counted + at);
     word |= static_cast<uint64_t>(Lanes::AtLeast(acc, Load<Integers>(threshold + at))) << at;
   }
   return word;
 }
 
-template <class Lanes, bool doubled>
-void ThresholdStrip(const Counts& counts, const int32_t* threshold, uint64_t* bits) {
+template <class Lanes>
+void ThresholdLanes(const Counts& counts, const int32_t* threshold, uint64_t* bits) {
   constexpr size_t width = Lanes::kWidth;
   for (size_t p = 0; p < counts.pixels; ++p) {
     const int32_t* counted = counts.counted + counts.row[p] * kBlock;
     uint64_t word = 0;
     size_t lane = 0;
     for (; lane + 4 * width <= counts.lanes; lane += 4 * width) {
-      word |= ThresholdVectors<Lanes, doubled, 4>(counts.base + lane, counted + lane, threshold + lane) << lane;
+      word |= ThresholdVectors<Lanes, 4>(counts.base + lane, counted + lane, threshold + lane) << lane;
     }
     for (; lane < counts.lanes; lane += width) {
-      word |= ThresholdVectors<Lanes, doubled, 1>(counts.base + lane, counted + lane, threshold + lane) << lane;
+      word |= ThresholdVectors<Lanes, 1>(counts.base + lane, counted + lane, threshold + lane) << lane;
     }
     bits[p] = word;
   }
 }
 
-template <class Lanes>
-void ThresholdLanes(const Counts& counts, const int32_t* threshold, uint64_t* bits) {
-  (counts.doubled ? ThresholdStrip<Lanes, true> : ThresholdStrip<Lanes, false>)(counts, threshold, bits);
-}
+// The same constant of neighboring channels.
+template <class Lanes, size_t vectors>
+struct Constant {
+  using Floats = typename Lanes::Floats;
+  explicit Constant(const float* from) { BNNFX_EACH_VECTOR value[i] = Load<Floats>(from + i * Lanes::kWidth); }
+  Floats value[vectors];
+};
 
-// Choosing what a step does takes about as long as doing it for four vectors, so a tile has more.
-constexpr size_t kTilePixels = 4;
+template <class Lanes, size_t vectors, Activation kind>
+struct ActivationStep {
+  ActivationStep(const float* const*, size_t) {}
+  template <class Floats>
+  Floats operator()(Floats v, size_t) const {
+    return v;
+  }
+};
 
-// `vectors` neighboring vectors of `pixels` pixels stay in registers from step to step. With `whole` all their
-// channels exist; otherwise the values of a stream are moved one vector at a time through memory.
-template <class Lanes, bool doubled, size_t pixels, size_t vectors, bool whole>
-inline void EpilogueTile(const Counts& counts, const Step* steps, size_t step_count, size_t slot, const Streams& streams,
-                         size_t first_pixel, size_t first_lane, uint64_t* bits) {
+template <class Lanes, size_t vectors>
+struct ActivationStep<Lanes, vectors, Activation::kClamp> {
+  ActivationStep(const float* const* constants, size_t slot) : low(constants[0] + slot), high(constants[1] + slot) {}
+  template <class Floats>
+  Floats operator()(Floats v, size_t i) const {
+    const Floats below = v < low.value[i] ? low.value[i] : v;
+    return v > high.value[i] ? high.value[i] : below;
+  }
+  Constant<Lanes, vectors> low, high;
+};
+
+template <class Lanes, size_t vectors>
+struct ActivationStep<Lanes, vectors, Activation::kPrelu> {
+  ActivationStep(const float* const* constants, size_t slot) : slope(constants[0] + slot) {}
+  template <class Floats>
+  Floats operator()(Floats v, size_t i) const {
+    return v > 0.0f ? v : v * slope.value[i];
+  }
+  Constant<Lanes, vectors> slope;
+};
+
+template <class Lanes, size_t vectors>
+struct ActivationStep<Lanes, vectors, Activation::kShiftedPrelu> {
+  ActivationStep(const float* const* constants, size_t slot)
+      : shift_before(constants[0] + slot), prelu(constants + 1, slot), shift_after(constants[2] + slot) {}
+  template <class Floats>
+  Floats operator()(Floats v, size_t i) const {
+    return prelu(v + shift_before.value[i], i) + shift_after.value[i];
+  }
+  Constant<Lanes, vectors> shift_before;
+  ActivationStep<Lanes, vectors, Activation::kPrelu> prelu;
+  Constant<Lanes, vectors> shift_after;
+};
+
+// `vectors` neighboring vectors of all pixels of a strip. Of the only one, perhaps not all channels exist, but the first
+// `valid`; of several they do.
+template <class Lanes, size_t vectors, Activation before, bool adds, Activation after, bool stores, bool compares>
+inline void EpilogueVectors(const Counts& counts, const Constants& constants, size_t slot, const Streams& streams,
+                            size_t lane, size_t valid, uint64_t* bits) {
   using Floats = typename Lanes::Floats;
   using Integers = typename Lanes::Integers;
   constexpr size_t width = Lanes::kWidth;
-  Floats v[pixels][vectors];
-#define BNNFX_EACH_PIXEL _Pragma("GCC unroll 4") for (size_t p = 0; p < pixels; ++p)
-#define BNNFX_EACH_VECTOR _Pragma("GCC unroll 4") for (size_t i = 0; i < vectors; ++i)
-  BNNFX_EACH_VECTOR {
-    const size_t lane = first_lane + i * width;
-    const Integers base = Load<Integers>(counts.base + lane);
-    BNNFX_EACH_PIXEL {
-      const int32_t* counted = counts.counted + counts.row[first_pixel + p] * kBlock + lane;
-      v[p][i] = __builtin_convertvector((Accumulators<Integers, doubled>(base, counted)), Floats);
+  const bool whole = vectors > 1 || valid == width;
+  slot += lane;
+  Integers base[vectors];
+  BNNFX_EACH_VECTOR base[i] = Load<Integers>(counts.base + lane + i * width);
+  const Constant<Lanes, vectors> scale(constants.scale + slot);
+  const Constant<Lanes, vectors> bias(constants.bias + slot);
+  const ActivationStep<Lanes, vectors, before> activate_before(constants.before, slot);
+  const ActivationStep<Lanes, vectors, after> activate_after(constants.after, slot);
+  const Constant<Lanes, vectors> threshold((compares ? constants.threshold : constants.scale) + slot);
+  // Read once: for all the compiler knows, what is stored to `out` might be any of these.
+  const int32_t* counted = counts.counted + lane;
+  const uint8_t* row = counts.row;
+  const uint32_t* pixel = streams.pixel;
+  const float* residual = adds ? streams.residual + lane : nullptr;
+  float* out = stores ? streams.out + lane : nullptr;
+  const size_t stride = streams.stride;
+  const size_t pixels = counts.pixels;
+  for (size_t p = 0; p < pixels; ++p) {
+    const size_t at = pixel[p] * stride;
+    const int32_t* from = counted + row[p] * kBlock;
+    Floats v[vectors];
+    uint64_t word = 0;
+    BNNFX_EACH_VECTOR {
+      v[i] = __builtin_convertvector(base[i] - Load<Integers>(from + i * width), Floats);
+      v[i] = v[i] * scale.value[i] + bias.value[i];  // two roundings: compiled with -ffp-contract=off
+      v[i] = activate_before(v[i], i);
+      if (adds) {
+        Floats x{};
+        if (whole) {
+          x = Load<Floats>(residual + at + i * width);
+        } else {
+          std::memcpy(&x, residual + at, valid * sizeof(float));
+        }
+        v[i] = activate_after(v[i] + x, i);
+      }
     }
-  }
-  const auto valid = [&](size_t i) -> size_t {  // channels of a vector that exist
-    const size_t begin = first_lane + i * width;
-    const size_t left = streams.channels > begin ? streams.channels - begin : 0;
-    return left < width ? left : width;
-  };
-  for (size_t s = 0; s < step_count; ++s) {
-    const Step& step = steps[s];
-    const float* first = step.first == nullptr ? nullptr : step.first + slot + first_lane;
-    const float* second = step.second == nullptr ? nullptr : step.second + slot + first_lane;
-    switch (step.kind) {
-      case StepKind::kScale:
-        BNNFX_EACH_VECTOR {
-          const Floats scale = Load<Floats>(first + i * width);
-          const Floats bias = Load<Floats>(second + i * width);
-          BNNFX_EACH_PIXEL v[p][i] = v[p][i] * scale + bias;  // two roundings: compiled with -ffp-contract=off
-        }
-        break;
-      case StepKind::kClamp:
-        BNNFX_EACH_VECTOR {
-          const Floats low = Load<Floats>(first + i * width);
-          const Floats high = Load<Floats>(second + i * width);
-          BNNFX_EACH_PIXEL {
-            const Floats below = v[p][i] < low ? low : v[p][i];
-            v[p][i] = v[p][i] > high ? high : below;
-          }
-        }
-        break;
-      case StepKind::kPrelu:
-        BNNFX_EACH_VECTOR {
-          const Floats slope = Load<Floats>(first + i * width);
-          BNNFX_EACH_PIXEL v[p][i] = v[p][i] > 0.0f ? v[p][i] : v[p][i] * slope;
-        }
-        break;
-      case StepKind::kShift:
-        BNNFX_EACH_VECTOR {
-          const Floats shift = Load<Floats>(first + i * width);
-          BNNFX_EACH_PIXEL v[p][i] = v[p][i] + shift;
-        }
-        break;
-      case StepKind::kAdd:
-        BNNFX_EACH_PIXEL {
-          const float* from = streams.residual + streams.pixel[first_pixel + p] * streams.stride + first_lane;
-          BNNFX_EACH_VECTOR {
-            Floats x{};
-            if (whole) {
-              x = Load<Floats>(from + i * width);
-            } else {
-              std::memcpy(&x, from + i * width, valid(i) * sizeof(float));
-            }
-            v[p][i] = v[p][i] + x;
-          }
-        }
-        break;
-      case StepKind::kStore:
-        BNNFX_EACH_PIXEL {
-          float* to = streams.out + streams.pixel[first_pixel + p] * streams.stride + first_lane;
-          BNNFX_EACH_VECTOR {
-            const Floats x = v[p][i];
-            std::memcpy(to + i * width, &x, (whole ? width : valid(i)) * sizeof(float));
-          }
-        }
-        break;
-      case StepKind::kCompare:
-        BNNFX_EACH_PIXEL {
-          uint64_t word = first_lane == 0 ? 0 : bits[first_pixel + p];
-          BNNFX_EACH_VECTOR {
-            uint32_t mask = Lanes::AtLeast(v[p][i], Load<Floats>(first + i * width));
-            if (!whole) mask &= (1u << valid(i)) - 1;
-            word |= static_cast<uint64_t>(mask) << (first_lane + i * width);
-          }
-          bits[first_pixel + p] = word;
-        }
-        break;
+    BNNFX_EACH_VECTOR {
+      const Floats x = v[i];
+      if (stores && whole) std::memcpy(out + at + i * width, &x, sizeof(x));
+      if (stores && !whole) std::memcpy(out + at, &x, valid * sizeof(float));
+      if (compares) {
+        uint32_t mask = Lanes::AtLeast(x, threshold.value[i]);
+        if (!whole) mask &= (1u << valid) - 1;
+        word |= static_cast<uint64_t>(mask) << (i * width);
+      }
     }
-  }
-#undef BNNFX_EACH_PIXEL
-#undef BNNFX_EACH_VECTOR
-}
-
-template <class Lanes, bool doubled, size_t vectors, bool whole>
-inline void EpilogueVectors(const Counts& counts, const Step* steps, size_t step_count, size_t slot, const Streams& streams,
-                            size_t lane, uint64_t* bits) {
-  size_t p = 0;
-  for (; p + kTilePixels <= counts.pixels; p += kTilePixels) {
-    EpilogueTile<Lanes, doubled, kTilePixels, vectors, whole>(counts, steps, step_count, slot, streams, p, lane, bits);
-  }
-  for (; p < counts.pixels; ++p) {
-    EpilogueTile<Lanes, doubled, 1, vectors, whole>(counts, steps, step_count, slot, streams, p, lane, bits);
+    if (compares) bits[p] = lane == 0 ? word : bits[p] | word << lane;
   }
 }
 
-template <class Lanes, bool doubled>
-void EpilogueStrip(const Counts& counts, const Step* steps, size_t step_count, size_t slot, const Streams& streams,
+template <class Lanes, Activation before, bool adds, Activation after, bool stores, bool compares>
+void EpilogueStrip(const Counts& counts, const Constants& constants, size_t slot, const Streams& streams,
                    uint64_t* bits) {
   constexpr size_t width = Lanes::kWidth;
   size_t lane = 0;
   for (; lane + 4 * width <= streams.channels; lane += 4 * width) {
-    EpilogueVectors<Lanes, doubled, 4, true>(counts, steps, step_count, slot, streams, lane, bits);
+    EpilogueVectors<Lanes, 4, before, adds, after, stores, compares>(counts, constants, slot, streams, lane, width, bits);
   }
-  for (; lane + width <= streams.channels; lane += width) {
-    EpilogueVectors<Lanes, doubled, 1, true>(counts, steps, step_count, slot, streams, lane, bits);
+  for (; lane < streams.channels; lane += width) {
+    const size_t left = streams.channels - lane;
+    EpilogueVectors<Lanes, 1, before, adds, after, stores, compares>(counts, constants, slot, streams, lane,
+                                                                     left < width ? left : width, bits);
   }
-  if (lane < streams.channels) EpilogueVectors<Lanes, doubled, 1, false>(counts, steps, step_count, slot, streams, lane, bits);
+}
+
+template <class Lanes, Activation before, bool adds, Activation after>
+Epilogue EpilogueByOutputs(const Steps& steps) {
+  if (!steps.compares) return &EpilogueStrip<Lanes, before, adds, after, true, false>;
+  return steps.stores ? &EpilogueStrip<Lanes, before, adds, after, true, true>
+                      : &EpilogueStrip<Lanes, before, adds, after, false, true>;
+}
+
+template <class Lanes, Activation before>
+Epilogue EpilogueBySum(const Steps& steps) {
+  if (!steps.adds) return EpilogueByOutputs<Lanes, before, false, Activation::kNone>(steps);
+  switch (steps.after) {
+    case Activation::kClamp:
+      return EpilogueByOutputs<Lanes, before, true, Activation::kClamp>(steps);
+    case Activation::kPrelu:
+      return EpilogueByOutputs<Lanes, before, true, Activation::kPrelu>(steps);
+    case Activation::kShiftedPrelu:
+      return EpilogueByOutputs<Lanes, before, true, Activation::kShiftedPrelu>(steps);
+    default:
+      return EpilogueByOutputs<Lanes, before, true, Activation::kNone>(steps);
+  }
 }
 
 template <class Lanes>
-void EpilogueLanes(const Counts& counts, const Step* steps, size_t step_count, size_t slot, const Streams& streams,
-                   uint64_t* bits) {
-  const auto strip = counts.doubled ? &EpilogueStrip<Lanes, true> : &EpilogueStrip<Lanes, false>;
-  strip(counts, steps, step_count, slot, streams, bits);
+Epilogue EpilogueLanes(const Steps& steps) {
+  switch (steps.before) {
+    case Activation::kClamp:
+      return EpilogueBySum<Lanes, Activation::kClamp>(steps);
+    case Activation::kPrelu:
+      return EpilogueBySum<Lanes, Activation::kPrelu>(steps);
+    case Activation::kShiftedPrelu:
+      return EpilogueBySum<Lanes, Activation::kShiftedPrelu>(steps);
+    default:
+      return EpilogueBySum<Lanes, Activation::kNone>(steps);
+  }
 }
+
+#undef BNNFX_EACH_VECTOR
 
 }  // namespace
 }  // namespace conv

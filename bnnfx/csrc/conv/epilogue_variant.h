@@ -14,21 +14,17 @@
 #include <string>
 #include <vector>
 
+#include "kernel.h"
+
 namespace bnnfx {
 namespace conv {
-
-enum class Activation { kNone, kClamp, kPrelu, kShiftedPrelu };
 
 constexpr Activation kActivations[] = {Activation::kNone, Activation::kClamp, Activation::kPrelu,
                                        Activation::kShiftedPrelu};
 
 struct EpilogueVariant {
   bool twice;
-  Activation before;  // of the sum with the residual, or the only one
-  bool adds;
-  Activation after;  // none without a residual
-  bool stores;
-  bool compares;
+  Steps steps;
 };
 
 inline const char* Name(Activation activation) {
@@ -44,9 +40,24 @@ inline const char* Name(Activation activation) {
   }
 }
 
+// In the order of kernel.h, which is that of the inputs.
+inline std::vector<const char*> ConstantNames(Activation activation) {
+  switch (activation) {
+    case Activation::kClamp:
+      return {"low", "high"};
+    case Activation::kPrelu:
+      return {"slope"};
+    case Activation::kShiftedPrelu:
+      return {"shift_before", "slope", "shift_after"};
+    default:
+      return {};
+  }
+}
+
 inline std::string Name(const EpilogueVariant& variant) {
-  return std::string("BinaryConv2d") + (variant.twice ? "Twice" : "") + Name(variant.before) + (variant.adds ? "Add" : "") + Name(variant.after) +
-         (variant.stores ? "Float" : "") + (variant.compares ? "Bits" : "");
+  const Steps& steps = variant.steps;
+  return std::string("BinaryConv2d") + (variant.twice ? "Twice" : "") + Name(steps.before) +
+         (steps.adds ? "Add" : "") + Name(steps.after) + (steps.stores ? "Float" : "") + (steps.compares ? "Bits" : "");
 }
 
 inline std::vector<EpilogueVariant> AllEpilogues() {
@@ -56,9 +67,9 @@ inline std::vector<EpilogueVariant> AllEpilogues() {
       for (const bool adds : {false, true}) {
         for (const Activation after : kActivations) {
           if (!adds && after != Activation::kNone) continue;
-          all.push_back({twice, before, adds, after, true, false});
-          all.push_back({twice, before, adds, after, false, true});
-          all.push_back({twice, before, adds, after, true, true});
+          all.push_back({twice, {before, adds, after, true, false}});
+          all.push_back({twice, {before, adds, after, false, true}});
+          all.push_back({twice, {before, adds, after, true, true}});
         }
       }
     }

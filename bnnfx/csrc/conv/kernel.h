@@ -4,7 +4,7 @@
 //
 // 1. Weights are +-1, held as bits. So are the values of the map; or a zero bit of the map means 0 (`low`). With
 //    d = popcount(x xor w), the sum of the products is acc = n - 2 * d of n products; or, where a zero bit means 0,
-//    acc = ones - d, with `ones` the weights that are +1. Both are a `base` minus what is counted for each pixel.
+//    acc = ones - d, with `ones` the weights that are +1. Both are a `base` minus d or 2 * d.
 // 2. The trained network pads with the value 0, which adds nothing. So only the taps of a window that lie inside the
 //    map are counted, and n and `ones` are of these. Output pixels whose windows have the same taps inside form a border
 //    class; the pixels of a strip are of one class, so `base` is one number per channel for a strip. Nothing is padded.
@@ -45,34 +45,43 @@ struct Window {
   size_t run_count;
   size_t run_words;  // 64-bit words of each run
   ptrdiff_t step;    // bytes of the prepared map from a window to the next one of the same row
+  int shift;         // what is counted is given as d << shift, so that `base` minus that is acc
 };
 
-// The result of `count`: acc[p][lane] = base[lane] - counted[row[p] * kBlock + lane], or minus twice that where it is
-// `doubled`; lanes beyond `lanes` are not set.
+// The result of `count`: acc[p][lane] = base[lane] - counted[row[p] * kBlock + lane]; lanes beyond `lanes` are not set.
 struct Counts {
   const int32_t* counted;
   const uint8_t* row;  // by pixel
   const int32_t* base;
-  bool doubled;
   size_t pixels;  // 1 to kStrip
   size_t lanes;   // the block's channels, rounded up to a multiple of the kernel's lane_step
 };
 
-// The float epilogue: each value starts as float(acc) and goes through the steps in order, each rounded on its own.
-enum class StepKind : uint32_t {
-  kScale,    // v * first[slot] + second[slot], rounded after the product and after the sum
-  kClamp,    // first where v < first, second where v > second; NaN stays
-  kPrelu,    // v where v > 0, else v * first[slot]
-  kShift,    // v + first[slot]
-  kAdd,      // v + residual
-  kStore,    // out = v
-  kCompare,  // bit lane of bits[p] = v >= first[slot]
+// What the float epilogue may do to a value, with the constants that it has for each channel.
+enum class Activation {
+  kNone,
+  kClamp,         // low where v < low, high where v > high; NaN stays. Constants: low, high
+  kPrelu,         // v where v > 0, else v * slope. Constant: slope
+  kShiftedPrelu,  // the same of v + shift_before, and then + shift_after. Constants: shift_before, slope, shift_after
 };
 
-struct Step {
-  StepKind kind;
-  const float* first;   // per slot, where the kind has it
-  const float* second;  // per slot, likewise
+// The float epilogue: each value starts as float(acc) and goes through these steps, each rounded on its own.
+struct Steps {               // v * scale + bias, rounded after the product and after the sum
+  Activation before;         //
+  bool adds;                 // v + residual
+  Activation after;          // none without a residual
+  bool stores, compares;     // out = v; bit lane of bits[p] = v >= threshold; at least one of them
+};
+
+constexpr size_t kMostConstants = 3;  // of an activation
+
+// One value for each slot; null where a step has none.
+struct Constants {
+  const float* scale;
+  const float* bias;
+  const float* before[kMostConstants];
+  const float* after[kMostConstants];
+  const float* threshold;
 };
 
 // Where the float streams of a strip and a block are: channels last, value (p, lane) at pixel[p] * stride + lane.
@@ -83,6 +92,11 @@ struct Streams {
   size_t stride;
   size_t channels;  // of the block: at most `lanes`; no value beyond is read or written
 };
+
+// A function for certain steps, which takes the constants from `slot` on. bits[p] is 0 beyond the channels if it
+// compares; else it is not touched.
+using Epilogue = void (*)(const Counts& counts, const Constants& constants, size_t slot, const Streams& streams,
+                          uint64_t* bits);
 
 // Memory that will be needed soon. A kernel may fetch a little of it with every few windows, while its arithmetic leaves
 // the memory idle.
@@ -126,10 +140,8 @@ struct Kernel {
                 const uint8_t* filters, size_t lanes, const Upcoming& upcoming, int32_t* counted);
   // bits[p] = word whose bit `lane` is acc[p][lane] >= threshold[lane]; 0 beyond `lanes`.
   void (*threshold)(const Counts& counts, const int32_t* threshold, uint64_t* bits);
-  // Takes the constants of a step from `slot` on. bits[p] is 0 beyond the channels if there is a kCompare; else it is
-  // not touched.
-  void (*epilogue)(const Counts& counts, const Step* steps, size_t step_count, size_t slot, const Streams& streams,
-                   uint64_t* bits);
+  // The function for these steps.
+  Epilogue (*epilogue)(const Steps& steps);
 };
 
 // One row per file, compiled for that instruction set. These files use no function of the standard library that is
@@ -139,6 +151,10 @@ extern const Kernel kAvx2;
 extern const Kernel kAvx512;
 extern const Kernel kAmx;
 extern const Kernel kNeon;
+
+// Of kAvx512, for kAmx too.
+void Avx512Threshold(const Counts& counts, const int32_t* threshold, uint64_t* bits);
+Epilogue Avx512Epilogue(const Steps& steps);
 
 }  // namespace conv
 }  // namespace bnnfx

@@ -46,6 +46,7 @@ void Tile(const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& win
     bytes[p][i] = vdupq_n_u8(0);
     vst1q_s32(counted + p * kBlock + 4 * i, vdupq_n_s32(0));
   }
+  const int16x8_t shift = vdupq_n_s16(static_cast<int16_t>(window.shift));
   size_t room = kWordsPerFlush;
   for (size_t run = 0; run < window.run_count; ++run) {
     const uint8_t* x[pixels];
@@ -73,7 +74,8 @@ void Tile(const uint8_t* image, const ptrdiff_t* pixel_offset, const Window& win
       BNNFX_EACH_PIXEL BNNFX_EACH_VECTOR {
         int32_t* sums = counted + p * kBlock + 4 * i;
         const uint32x4_t sum = vreinterpretq_u32_s32(vld1q_s32(sums));
-        vst1q_s32(sums, vreinterpretq_s32_u32(vpadalq_u16(sum, vpaddlq_u8(bytes[p][i]))));
+        const uint16x8_t pairs = vshlq_u16(vpaddlq_u8(bytes[p][i]), shift);
+        vst1q_s32(sums, vreinterpretq_s32_u32(vpadalq_u16(sum, pairs)));
         bytes[p][i] = vdupq_n_u8(0);
       }
       room = kWordsPerFlush;

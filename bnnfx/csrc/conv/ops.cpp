@@ -14,13 +14,14 @@ namespace {
 
 using conv::Activation;
 using conv::Block;
+using conv::Constants;
 using conv::Convolution;
+using conv::Epilogue;
 using conv::EpilogueVariant;
 using conv::kBlock;
 using conv::kStrip;
 using conv::Part;
-using conv::Step;
-using conv::StepKind;
+using conv::Steps;
 using conv::Streams;
 
 // One value per output channel, copy by copy in the slots of the blocks; slots without a channel get `fill`. With
@@ -95,16 +96,13 @@ class BitStore {
 class BinaryConv2d {
  public:
   BinaryConv2d(const Info& info, const EpilogueVariant& variant)
-      : conv_(info, variant.twice ? 2 : 1), bits_(conv_), variant_(variant) {
-    Add(info, StepKind::kScale, {"scale", "bias"});
-    AddActivation(info, variant.before);
-    if (variant.adds) {
-      residual_input_ = next_input_++;
-      steps_.push_back({StepKind::kAdd, nullptr, nullptr});
-    }
-    AddActivation(info, variant.after);
-    if (variant.stores) steps_.push_back({StepKind::kStore, nullptr, nullptr});
-    if (variant.compares) Add(info, StepKind::kCompare, {"threshold"});
+      : conv_(info, variant.twice ? 2 : 1), bits_(conv_), steps_(variant.steps) {
+    constants_.scale = Next(info, "scale");
+    constants_.bias = Next(info, "bias");
+    ReadActivation(info, steps_.before, constants_.before);
+    if (steps_.adds) residual_input_ = next_input_++;
+    ReadActivation(info, steps_.after, constants_.after);
+    if (steps_.compares) constants_.threshold = Next(info, "threshold");
   }
 
   void Compute(const Context& context) const {
@@ -113,16 +111,16 @@ class BinaryConv2d {
     const auto channels = static_cast<int64_t>(conv_.OutChannels());
     const std::vector<int64_t> shape{x.dims[0], plan->out_height, plan->out_width, channels};
     const float* residual = nullptr;
-    if (variant_.adds) {
+    if (steps_.adds) {
       const Tensor tensor = context.Input(residual_input_, "residual", ORT_FLOAT);
       Require(tensor.dims == shape, "residual is float" + Describe(shape) + " like the result; got " +
                                         tensor.Describe() + " with x = " + x.Describe());
       residual = tensor.Data<float>();
     }
     size_t output = 0;
-    float* out = variant_.stores ? static_cast<float*>(context.Output(output++, shape)) : nullptr;
+    float* out = steps_.stores ? static_cast<float*>(context.Output(output++, shape)) : nullptr;
     uint8_t* rows = nullptr;
-    if (variant_.compares) {
+    if (steps_.compares) {
       rows = static_cast<uint8_t*>(context.Output(output, {shape[0], shape[1], shape[2], bits_.RowBytes()}));
     }
     const size_t image_pixels = plan->pixel.size();
@@ -131,12 +129,13 @@ class BinaryConv2d {
       return Streams{residual == nullptr ? nullptr : residual + offset, out == nullptr ? nullptr : out + offset,
                      part.pixel, conv_.OutChannels(), part.block->channels};
     };
+    const Epilogue epilogue = plan->kernel->epilogue(steps_);
     conv_.Run(context, x, *plan, streams_of, [&](const Part& part, const Streams& first_streams) {
       uint64_t words[kStrip];
       Streams streams = first_streams;
       for (size_t copy = 0; copy < conv_.Copies(); ++copy) {
         const size_t slot = copy * conv_.Slots() + part.slot;
-        plan->kernel->epilogue(part.counts, steps_.data(), steps_.size(), slot, streams, words);
+        epilogue(part.counts, constants_, slot, streams, words);
         if (rows != nullptr) {
           uint8_t* image = rows + part.image * image_pixels * static_cast<size_t>(bits_.RowBytes());
           bits_.Store(part, copy, words, nullptr, image);
@@ -148,32 +147,23 @@ class BinaryConv2d {
   }
 
  private:
-  // A step whose one or two constants are the next inputs.
-  void Add(const Info& info, StepKind kind, const std::vector<const char*>& names) {
-    const float* values[2] = {nullptr, nullptr};
-    for (size_t i = 0; i < names.size(); ++i) {
-      constants_.push_back(PerSlot<float>(info, next_input_++, names[i], ORT_FLOAT, true, conv_, 0.0f));
-      values[i] = constants_.back().data();
-    }
-    steps_.push_back({kind, values[0], values[1]});
+  const float* Next(const Info& info, const char* name) {
+    values_.push_back(PerSlot<float>(info, next_input_++, name, ORT_FLOAT, true, conv_, 0.0f));
+    return values_.back().data();
   }
 
-  void AddActivation(const Info& info, Activation activation) {
-    if (activation == Activation::kClamp) Add(info, StepKind::kClamp, {"low", "high"});
-    if (activation == Activation::kShiftedPrelu) Add(info, StepKind::kShift, {"shift_before"});
-    if (activation == Activation::kPrelu || activation == Activation::kShiftedPrelu) {
-      Add(info, StepKind::kPrelu, {"slope"});
-    }
-    if (activation == Activation::kShiftedPrelu) Add(info, StepKind::kShift, {"shift_after"});
+  void ReadActivation(const Info& info, Activation activation, const float* (&constants)[conv::kMostConstants]) {
+    size_t i = 0;
+    for (const char* name : conv::ConstantNames(activation)) constants[i++] = Next(info, name);
   }
 
   Convolution conv_;
   BitStore bits_;
-  EpilogueVariant variant_;
+  Steps steps_;
   size_t next_input_ = 2;
   size_t residual_input_ = 0;
-  std::deque<std::vector<float>> constants_;  // [slots] each; a deque, because the steps point into it
-  std::vector<Step> steps_;
+  std::deque<std::vector<float>> values_;  // [slots] each; a deque, because the constants point into it
+  Constants constants_{};
 };
 
 class BinaryConv2dThreshold {
@@ -215,27 +205,16 @@ class BinaryConv2dThreshold {
   std::vector<uint64_t> flip_;
 };
 
-size_t ConstantsOf(Activation activation) {
-  switch (activation) {
-    case Activation::kClamp:
-      return 2;
-    case Activation::kPrelu:
-      return 1;
-    case Activation::kShiftedPrelu:
-      return 3;
-    default:
-      return 0;
-  }
-}
-
 Signature SignatureOf(const EpilogueVariant& variant) {
-  const size_t floats = 2 + ConstantsOf(variant.before) + variant.adds + ConstantsOf(variant.after) + variant.compares;
+  const Steps& steps = variant.steps;
+  const size_t before_sum = 4 + conv::ConstantNames(steps.before).size();
+  const size_t inputs = before_sum + steps.adds + conv::ConstantNames(steps.after).size() + steps.compares;
   Signature signature{Name(variant), {ORT_UINT8, ORT_UINT8}, {}};
-  signature.inputs.insert(signature.inputs.end(), floats, ORT_FLOAT);
-  if (variant.stores) signature.outputs.push_back(ORT_FLOAT);
+  signature.inputs.resize(inputs, ORT_FLOAT);
+  if (steps.stores) signature.outputs.push_back(ORT_FLOAT);
   // Each value of the stream is stored where, and after, its value of the residual was read. That memory is in the cache.
-  if (variant.stores && variant.adds) signature.reused = 4 + ConstantsOf(variant.before);
-  if (variant.compares) signature.outputs.push_back(ORT_UINT8);
+  if (steps.stores && steps.adds) signature.reused = before_sum;
+  if (steps.compares) signature.outputs.push_back(ORT_UINT8);
   return signature;
 }
 

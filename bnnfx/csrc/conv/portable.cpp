@@ -57,7 +57,7 @@ inline void CountPixel(const uint8_t* pixel, const Window& window, const uint8_t
       }
     }
   }
-  for (size_t lane = 0; lane < kLanes; ++lane) counted[lane] = static_cast<int32_t>(total[lane]);
+  for (size_t lane = 0; lane < kLanes; ++lane) counted[lane] = static_cast<int32_t>(total[lane] << window.shift);
 }
 
 void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, const Window& window,
