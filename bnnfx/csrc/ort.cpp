@@ -38,7 +38,8 @@ Tensor View(const OrtApi* api, const OrtValue* value, const char* name, int type
   Check(api, api->GetDimensionsCount(info, &rank));
   tensor.dims.resize(rank);
   Check(api, api->GetDimensions(info, tensor.dims.data(), rank));
-  Require(tensor.type == type, std::string(name) + " is a tensor of " + TypeName(type) + "; got " + tensor.Describe());
+  Require(tensor.type == type,
+          [&] { return std::string(name) + " is a tensor of " + TypeName(type) + "; got " + tensor.Describe(); });
   // The only function that gives the address; what came in as const is only read.
   Check(api, api->GetTensorMutableData(const_cast<OrtValue*>(value), &tensor.data));
   return tensor;
@@ -77,8 +78,10 @@ std::vector<int64_t> Info::Integers(const char* name, size_t count, int64_t leas
   if (size != 0) Check(api_, api_->KernelInfoGetAttributeArray_int64(info_, name, values.data(), &size));
   bool fits = size == count;
   for (const int64_t value : values) fits = fits && value >= least && value <= kLargest;
-  Require(fits, std::string("attribute ") + name + " is a list of " + std::to_string(count) + " integers from " +
-                    std::to_string(least) + " to " + std::to_string(kLargest) + "; got " + Describe(values));
+  Require(fits, [&] {
+    return std::string("attribute ") + name + " is a list of " + std::to_string(count) + " integers from " +
+           std::to_string(least) + " to " + std::to_string(kLargest) + "; got " + Describe(values);
+  });
   return values;
 }
 
@@ -86,17 +89,19 @@ Tensor Info::Constant(size_t index, const char* name, int type) const {
   int is_constant = 0;
   const OrtValue* value = nullptr;
   Check(api_, api_->KernelInfoGetConstantInput_tensor(info_, index, &is_constant, &value));
-  Require(is_constant != 0 && value != nullptr,
-          std::string("input ") + std::to_string(index) + " (" + name +
-              ") is prepared when the session is created, so it has to be an initializer or a constant; here it is "
-              "computed by the graph or is an input of it");
+  Require(is_constant != 0 && value != nullptr, [&] {
+    return std::string("input ") + std::to_string(index) + " (" + name +
+           ") is prepared when the session is created, so it has to be an initializer or a constant; here it is "
+           "computed by the graph or is an input of it";
+  });
   return View(api_, value, name, type);
 }
 
 Tensor Context::Input(size_t index, const char* name, int type) const {
   const OrtValue* value = nullptr;
   Check(api_, api_->KernelContext_GetInput(context_, index, &value));
-  Require(value != nullptr, std::string("input ") + std::to_string(index) + " (" + name + ") is missing");
+  Require(value != nullptr,
+          [&] { return std::string("input ") + std::to_string(index) + " (" + name + ") is missing"; });
   return View(api_, value, name, type);
 }
 

@@ -31,8 +31,10 @@ class Error : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-inline void Require(bool condition, const std::string& message) {
-  if (!condition) throw Error(message);
+// `message()` is what is wrong; it is not made for nothing, because that takes longer than many a check.
+template <class Message>
+void Require(bool condition, const Message& message) {
+  if (!condition) throw Error(message());
 }
 
 // Bytes of a packed row of bits: whole 64-bit words.

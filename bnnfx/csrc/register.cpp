@@ -132,7 +132,8 @@ extern "C" BNNFX_EXPORT OrtStatus* RegisterCustomOps(OrtSessionOptions* options,
   const OrtApi* api = nullptr;
   try {
     api = api_base->GetApi(bnnfx::kApiVersion);
-    return api != nullptr ? bnnfx::Register(options, api, bnnfx::OpVersion(api_base)) : bnnfx::RefuseOldRuntime(api_base);
+    return api != nullptr ? bnnfx::Register(options, api, bnnfx::OpVersion(api_base))
+                          : bnnfx::RefuseOldRuntime(api_base);
   } catch (const std::exception& error) {  // out of memory, or a mutex that cannot be locked
     return api != nullptr ? api->CreateStatus(ORT_FAIL, error.what()) : nullptr;
   }

@@ -254,8 +254,9 @@ std::vector<const OrtCustomOp*> RegisteredOps(uint32_t version) {
   release = "1." + std::to_string(version) + ".0";
   newest = version;
   tables[version] = kApi;
-  const OrtApiBase base = {[](uint32_t wanted) -> const OrtApi* { return wanted <= newest ? &tables[newest] : nullptr; },
-                           [] { return release.c_str(); }};
+  const OrtApiBase base = {
+      [](uint32_t wanted) -> const OrtApi* { return wanted <= newest ? &tables[newest] : nullptr; },
+      [] { return release.c_str(); }};
   OrtSessionOptions options;
   Check(RegisterCustomOps(&options, &base));
   std::vector<const OrtCustomOp*> ops;

@@ -1,5 +1,6 @@
 // Runs the real operators on random nodes and compares them with the reference, bit for bit: every operator, on every
-// instruction set of this machine, on one thread and on several, with outputs in the place of inputs where it may be. Then every operator refuses malformed nodes.
+// instruction set of this machine, on one thread and on several, with outputs in the place of inputs where it may be.
+// Then every operator refuses malformed nodes.
 //
 //   native_test [cases] [seed] [first]    `first`: the case to begin with, so that a failing one can be repeated alone
 

@@ -122,8 +122,8 @@ void TileOf(size_t pixels, const uint8_t* image, const ptrdiff_t* pixel_offset, 
   }
 }
 
-// Asks for cache lines ahead of time, some before each tile. Inlined by force: GCC takes a function that only prefetches
-// for one without effect, and drops its calls.
+// Asks for cache lines ahead of time, some before each tile. Inlined by force: GCC takes a function that only
+// prefetches for one without effect, and drops its calls.
 //
 // What the results of the tile will be added to and stored to. With several images, streams do not fit into the
 // second-level cache.
@@ -172,9 +172,22 @@ void Avx512Threshold(const Counts& counts, const int32_t* threshold, uint64_t* b
 
 Epilogue Avx512Epilogue(const Steps& steps) { return EpilogueLanes<Avx512Lanes>(steps); }
 
-extern const Kernel kAvx512 = {
-    Isa::kAvx512, false, 48, 1, kLanes, 8, 8, nullptr, nullptr, &PrepareInput, &PrepareFilters, 1, nullptr, &Count,
-    &Avx512Threshold, &Avx512Epilogue};
+extern const Kernel kAvx512 = {Isa::kAvx512,
+                               false,
+                               48,
+                               1,
+                               kLanes,
+                               8,
+                               8,
+                               nullptr,
+                               nullptr,
+                               &PrepareInput,
+                               &PrepareFilters,
+                               1,
+                               nullptr,
+                               &Count,
+                               &Avx512Threshold,
+                               &Avx512Epilogue};
 
 }  // namespace conv
 }  // namespace bnnfx

@@ -110,16 +110,20 @@ Convolution::Convolution(const Info& info, size_t copies) : isa_(AllowedIsa()), 
   constexpr int64_t limit = std::numeric_limits<int32_t>::max() / 4;  // products and 2 * d are exact
   const std::string given = "; got channels = " + std::to_string(channels_) + ", groups = " + std::to_string(groups) +
                             ", weight = " + weight.Describe();
-  Require(groups >= 1 && channels_ >= 1 && channels_ <= limit && channels_ % groups == 0,
-          "groups and channels are at least 1, channels at most " + std::to_string(limit) +
-              ", and groups divides channels" + given);
+  Require(groups >= 1 && channels_ >= 1 && channels_ <= limit && channels_ % groups == 0, [&] {
+    return "groups and channels are at least 1, channels at most " + std::to_string(limit) +
+           ", and groups divides channels" + given;
+  });
   Require(weight.dims.size() == 4 && weight.dims[0] >= 1 && weight.dims[0] % groups == 0 && weight.dims[1] >= 1 &&
               weight.dims[2] >= 1 && weight.dims[3] == RowBytes(channels_ / groups),
-          "weight is uint8[O, kh, kw, " + std::to_string(RowBytes(channels_ / groups)) +
-              "] with O a multiple of groups" + given);
+          [&] {
+            return "weight is uint8[O, kh, kw, " + std::to_string(RowBytes(channels_ / groups)) +
+                   "] with O a multiple of groups" + given;
+          });
   Require(weight.dims[1] <= limit / weight.dims[2] && weight.dims[1] * weight.dims[2] <= limit / weight.dims[3] / 8,
-          "the sums of a filter of this size do not fit into 32 bits" + given);
-  Require(low == -1 || low == 0, "low, the value of a zero bit, is -1 or 0; got low = " + std::to_string(low));
+          [&] { return "the sums of a filter of this size do not fit into 32 bits" + given; });
+  Require(low == -1 || low == 0,
+          [&] { return "low, the value of a zero bit, is -1 or 0; got low = " + std::to_string(low); });
   low_ = static_cast<int32_t>(low);
   groups_ = static_cast<size_t>(groups);
   filter_count_ = static_cast<size_t>(weight.dims[0]);
@@ -185,9 +189,10 @@ const Filters* Convolution::FiltersFor(const Kernel& kernel) const {
 
 Tensor Convolution::CheckedInput(const Context& context) const {
   Tensor x = context.Input(0, "x", ORT_UINT8);
-  Require(x.dims.size() == 4 && x.dims[3] == static_cast<int64_t>(row_bytes_),
-          "x is uint8[N, H, W, " + std::to_string(row_bytes_) + "] for " + std::to_string(channels_) +
-              " channels; got " + x.Describe());
+  Require(x.dims.size() == 4 && x.dims[3] == static_cast<int64_t>(row_bytes_), [&] {
+    return "x is uint8[N, H, W, " + std::to_string(row_bytes_) + "] for " + std::to_string(channels_) +
+           " channels; got " + x.Describe();
+  });
   return x;
 }
 
@@ -208,14 +213,16 @@ std::shared_ptr<const Plan> Convolution::MakePlan(int64_t height, int64_t width)
   for (size_t axis = 0; axis < 2; ++axis) {
     out[axis] = OutputSize(size[axis], kernel_shape_[axis], strides_[axis], pads_[axis], pads_[axis + 2],
                            dilations_[axis]);
-    Require(out[axis] >= 1, "a window of " + Describe({kernel_shape_[0], kernel_shape_[1]}) +
-                                " does not fit into a map of " + Describe({height, width}) + " with pads = " +
-                                Describe(pads_) + ", dilations = " + Describe(dilations_));
+    Require(out[axis] >= 1, [&] {
+      return "a window of " + Describe({kernel_shape_[0], kernel_shape_[1]}) + " does not fit into a map of " +
+             Describe({height, width}) + " with pads = " + Describe(pads_) + ", dilations = " + Describe(dilations_);
+    });
   }
   // A pixel's number has 32 bits; and so a plan that no memory holds is refused before it is made.
-  Require(out[0] <= std::numeric_limits<uint32_t>::max() / out[1],
-          "the result of " + Describe({out[0], out[1]}) + " pixels is too large; the map has " +
-              Describe({height, width}) + ", pads = " + Describe(pads_));
+  Require(out[0] <= std::numeric_limits<uint32_t>::max() / out[1], [&] {
+    return "the result of " + Describe({out[0], out[1]}) + " pixels is too large; the map has " +
+           Describe({height, width}) + ", pads = " + Describe(pads_);
+  });
   const Kernel& kernel = KernelFor(size, out);
   const bool padded = kernel.multiplies;  // the prepared map, with zeros
   const int64_t begin[2] = {padded ? 0 : pads_[0], padded ? 0 : pads_[1]};

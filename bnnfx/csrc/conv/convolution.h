@@ -161,20 +161,19 @@ class Convolution {
       for (size_t s = plan.chunks[chunk]; s < plan.chunks[chunk + 1]; ++s) {
         const Strip& strip = plan.strips[s];
         const Plan::BorderClass& border = plan.classes[strip.border_class];
-        const Window window{border.runs.data(), border.runs.size(), border.run_words, plan.step,
-                            low_ == -1 ? 1 : 0};
+        const Window window{border.runs.data(), border.runs.size(), border.run_words, plan.step, low_ == -1 ? 1 : 0};
         for (size_t b = block_step; b < last_block; ++b) {
           const Block& block = blocks_[b];
           const size_t slot = b * kBlock;
-          const Counts counts{counted, plan.row.data() + strip.first, border.base.data() + slot,
-                              strip.pixels, filters.Lanes(b)};
+          const Counts counts{counted, plan.row.data() + strip.first, border.base.data() + slot, strip.pixels,
+                              filters.Lanes(b)};
           const Part part{counts, image, plan.pixel.data() + strip.first, slot, &block};
           const uint8_t* next = plan.filters->Share(b + 1, strip.first, plan.pixel.size());
           const uint8_t* end = plan.filters->Share(b + 1, strip.first + strip.pixels, plan.pixel.size());
           const Upcoming upcoming{streams_of(part), next, static_cast<size_t>(end - next)};
           kernel.count(source + image * image_bytes + block.group * group_bytes,
-                       plan.offset.data() + strip.first_window, strip.windows, window,
-                       filters.Data(b), filters.Lanes(b), upcoming, counted);
+                       plan.offset.data() + strip.first_window, strip.windows, window, filters.Data(b),
+                       filters.Lanes(b), upcoming, counted);
           sink(part, upcoming.streams);
         }
       }

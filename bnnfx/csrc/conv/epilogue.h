@@ -98,8 +98,8 @@ struct ActivationStep<Lanes, vectors, Activation::kShiftedPrelu> {
   Constant<Lanes, vectors> shift_after;
 };
 
-// `vectors` neighboring vectors of all pixels of a strip. Of the only one, perhaps not all channels exist, but the first
-// `valid`; of several they do.
+// `vectors` neighboring vectors of all pixels of a strip. Of the only one, perhaps not all channels exist, but the
+// first `valid`; of several they do.
 template <class Lanes, size_t vectors, Activation before, bool adds, Activation after, bool stores, bool compares>
 inline void EpilogueVectors(const Counts& counts, const Constants& constants, size_t slot, const Streams& streams,
                             size_t lane, size_t valid, uint64_t* bits) {
@@ -162,7 +162,8 @@ void EpilogueStrip(const Counts& counts, const Constants& constants, size_t slot
   constexpr size_t width = Lanes::kWidth;
   size_t lane = 0;
   for (; lane + 4 * width <= streams.channels; lane += 4 * width) {
-    EpilogueVectors<Lanes, 4, before, adds, after, stores, compares>(counts, constants, slot, streams, lane, width, bits);
+    EpilogueVectors<Lanes, 4, before, adds, after, stores, compares>(counts, constants, slot, streams, lane, width,
+                                                                     bits);
   }
   for (; lane < streams.channels; lane += width) {
     const size_t left = streams.channels - lane;

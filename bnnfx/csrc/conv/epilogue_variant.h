@@ -56,8 +56,8 @@ inline std::vector<const char*> ConstantNames(Activation activation) {
 
 inline std::string Name(const EpilogueVariant& variant) {
   const Steps& steps = variant.steps;
-  return std::string("BinaryConv2d") + (variant.twice ? "Twice" : "") + Name(steps.before) +
-         (steps.adds ? "Add" : "") + Name(steps.after) + (steps.stores ? "Float" : "") + (steps.compares ? "Bits" : "");
+  return std::string("BinaryConv2d") + (variant.twice ? "Twice" : "") + Name(steps.before) + (steps.adds ? "Add" : "") +
+         Name(steps.after) + (steps.stores ? "Float" : "") + (steps.compares ? "Bits" : "");
 }
 
 inline std::vector<EpilogueVariant> AllEpilogues() {

@@ -6,8 +6,9 @@
 //    d = popcount(x xor w), the sum of the products is acc = n - 2 * d of n products; or, where a zero bit means 0,
 //    acc = ones - d, with `ones` the weights that are +1. Both are a `base` minus d or 2 * d.
 // 2. The trained network pads with the value 0, which adds nothing. So only the taps of a window that lie inside the
-//    map are counted, and n and `ones` are of these. Output pixels whose windows have the same taps inside form a border
-//    class; the pixels of a strip are of one class, so `base` is one number per channel for a strip. Nothing is padded.
+//    map are counted, and n and `ones` are of these. Output pixels whose windows have the same taps inside form a
+//    border class; the pixels of a strip are of one class, so `base` is one number per channel for a strip. Nothing is
+//    padded.
 // 2a. A kernel that multiplies instead of counting (`multiplies`) gives -acc itself, so that base is 0. To it a padded
 //    tap is a product like others: it reads zeros around the map, and there is one border class.
 // 3. Threshold: bit acc >= threshold; the caller xors the flip. Or the float epilogue, whose steps are below.
@@ -65,12 +66,13 @@ enum class Activation {
   kShiftedPrelu,  // the same of v + shift_before, and then + shift_after. Constants: shift_before, slope, shift_after
 };
 
-// The float epilogue: each value starts as float(acc) and goes through these steps, each rounded on its own.
-struct Steps {               // v * scale + bias, rounded after the product and after the sum
-  Activation before;         //
-  bool adds;                 // v + residual
-  Activation after;          // none without a residual
-  bool stores, compares;     // out = v; bit lane of bits[p] = v >= threshold; at least one of them
+// The float epilogue: each value starts as v = float(acc) * scale + bias, rounded after the product and after the sum,
+// and goes through these steps, each rounded on its own.
+struct Steps {
+  Activation before;
+  bool adds;              // v + residual
+  Activation after;       // none without a residual
+  bool stores, compares;  // out = v; bit lane of bits[p] = v >= threshold; at least one of them
 };
 
 constexpr size_t kMostConstants = 3;  // of an activation
@@ -98,8 +100,8 @@ struct Streams {
 using Epilogue = void (*)(const Counts& counts, const Constants& constants, size_t slot, const Streams& streams,
                           uint64_t* bits);
 
-// Memory that will be needed soon. A kernel may fetch a little of it with every few windows, while its arithmetic leaves
-// the memory idle.
+// Memory that will be needed soon. A kernel may fetch a little of it with every few windows, while its arithmetic
+// leaves the memory idle.
 struct Upcoming {
   Streams streams;         // of the epilogue after this count; without pointers where there are none
   const uint8_t* filters;  // some of those of the next block
@@ -134,8 +136,8 @@ struct Kernel {
   // it comes to a node, because to read them so from far away takes longer. `bytes` is that of the prepared ones.
   size_t expansion;
   void (*expand_filters)(const uint8_t* prepared, size_t bytes, uint8_t* out);
-  // Sets counted[w * kBlock + lane] for `count` windows, which start at image + offset[w] (bytes). If it multiplies, for
-  // `count` tiles of windows; window i of tile t in row kTile * t + i.
+  // Sets counted[w * kBlock + lane] for `count` windows, which start at image + offset[w] (bytes). If it multiplies,
+  // for `count` tiles of windows; window i of tile t in row kTile * t + i.
   void (*count)(const uint8_t* image, const ptrdiff_t* offset, size_t count, const Window& window,
                 const uint8_t* filters, size_t lanes, const Upcoming& upcoming, int32_t* counted);
   // bits[p] = word whose bit `lane` is acc[p][lane] >= threshold[lane]; 0 beyond `lanes`.

@@ -31,9 +31,10 @@ std::vector<T> PerSlot(const Info& info, size_t index, const char* name, int typ
                        const Convolution& conv, T fill) {
   const Tensor values = info.Constant(index, name, type);
   const auto channels = static_cast<int64_t>(conv.OutChannels());
-  Require(values.dims == std::vector<int64_t>{channels} || (broadcasts && values.dims == std::vector<int64_t>{1}),
-          std::string(name) + (broadcasts ? " has one value, or one" : " has one value") + " for each of the " +
-              std::to_string(channels) + " output channels; got " + values.Describe());
+  Require(values.dims == std::vector<int64_t>{channels} || (broadcasts && values.dims == std::vector<int64_t>{1}), [&] {
+    return std::string(name) + (broadcasts ? " has one value, or one" : " has one value") + " for each of the " +
+           std::to_string(channels) + " output channels; got " + values.Describe();
+  });
   std::vector<T> slots(conv.Copies() * conv.Slots(), fill);
   for (size_t copy = 0; copy < conv.Copies(); ++copy) {
     for (size_t b = 0; b < conv.Blocks().size(); ++b) {
@@ -61,13 +62,18 @@ class BitStore {
     const size_t word = channel / 64;
     const size_t shift = channel % 64;
     const bool first = part.slot == 0 && copy == 0;
+    if (!merges_) {  // a block is a whole word of the row
+      const uint64_t flipped = flip == nullptr ? 0 : flip[word];
+      const uint32_t* pixel = part.pixel;
+      const size_t row_bytes = row_bytes_;
+      for (size_t p = 0, pixels = part.counts.pixels; p < pixels; ++p) {
+        const uint64_t result = bits[p] ^ flipped;
+        std::memcpy(image + pixel[p] * row_bytes + word * 8, &result, 8);
+      }
+      return;
+    }
     for (size_t p = 0; p < part.counts.pixels; ++p) {
       uint8_t* row = image + part.pixel[p] * row_bytes_;
-      if (!merges_) {  // a block is a whole word of the row
-        const uint64_t flipped = flip == nullptr ? bits[p] : bits[p] ^ flip[word];
-        std::memcpy(row + word * 8, &flipped, 8);
-        continue;
-      }
       // A block starts at any bit of the row, and the blocks of a pixel come one after the other.
       if (first && flip != nullptr) std::memcpy(row, flip, row_bytes_);
       if (first && flip == nullptr) std::memset(row, 0, row_bytes_);
@@ -113,8 +119,10 @@ class BinaryConv2d {
     const float* residual = nullptr;
     if (steps_.adds) {
       const Tensor tensor = context.Input(residual_input_, "residual", ORT_FLOAT);
-      Require(tensor.dims == shape, "residual is float" + Describe(shape) + " like the result; got " +
-                                        tensor.Describe() + " with x = " + x.Describe());
+      Require(tensor.dims == shape, [&] {
+        return "residual is float" + Describe(shape) + " like the result; got " + tensor.Describe() +
+               " with x = " + x.Describe();
+      });
       residual = tensor.Data<float>();
     }
     size_t output = 0;
@@ -175,9 +183,10 @@ class BinaryConv2dThreshold {
         threshold_(PerSlot<int32_t>(info, 2, "threshold", ORT_INT32, false, conv_,
                                     std::numeric_limits<int32_t>::max())) {
     const Tensor flip = info.Constant(3, "flip", ORT_UINT8);
-    Require(flip.dims == std::vector<int64_t>{bits_.RowBytes()},
-            "flip is uint8[" + std::to_string(bits_.RowBytes()) + "], one packed row for the " +
-                std::to_string(conv_.OutChannels()) + " output channels; got " + flip.Describe());
+    Require(flip.dims == std::vector<int64_t>{bits_.RowBytes()}, [&] {
+      return "flip is uint8[" + std::to_string(bits_.RowBytes()) + "], one packed row for the " +
+             std::to_string(conv_.OutChannels()) + " output channels; got " + flip.Describe();
+    });
     flip_.resize(static_cast<size_t>(bits_.RowBytes()) / 8);
     std::memcpy(flip_.data(), flip.data, flip_.size() * 8);
   }
@@ -212,7 +221,8 @@ Signature SignatureOf(const EpilogueVariant& variant) {
   Signature signature{Name(variant), {ORT_UINT8, ORT_UINT8}, {}};
   signature.inputs.resize(inputs, ORT_FLOAT);
   if (steps.stores) signature.outputs.push_back(ORT_FLOAT);
-  // Each value of the stream is stored where, and after, its value of the residual was read. That memory is in the cache.
+  // Each value of the stream is stored where, and after, its value of the residual was read. That memory is in the
+  // cache.
   if (steps.stores && steps.adds) signature.reused = before_sum;
   if (steps.compares) signature.outputs.push_back(ORT_UINT8);
   return signature;

@@ -38,7 +38,7 @@ class Source {
  public:
   Source(const Context& context, const Layout& layout)
       : x_(context.Input(0, "x", ORT_FLOAT)), threshold_(context.Input(1, "threshold", ORT_FLOAT)) {
-    Require(x_.dims.size() == 4, std::string("x is float") + layout.text + "; got " + x_.Describe());
+    Require(x_.dims.size() == 4, [&] { return std::string("x is float") + layout.text + "; got " + x_.Describe(); });
     BroadcastStrides();
     images = Size(0);
     channels = Size(layout.channels);
@@ -94,8 +94,10 @@ class Source {
       strides_[3 - i] = size == 1 ? 0 : stride;
       stride *= static_cast<size_t>(size);
     }
-    Require(fits, "threshold broadcasts to the shape of x; got x = " + x_.Describe() + ", threshold = " +
-                      threshold_.Describe());
+    Require(fits, [&] {
+      return "threshold broadcasts to the shape of x; got x = " + x_.Describe() +
+             ", threshold = " + threshold_.Describe();
+    });
   }
 
   Tensor x_, threshold_;

@@ -47,7 +47,7 @@ class MaxPool2d {
         dilations_(info.Integers("dilations", 2, 1)),
         ceil_mode_(info.Integer("ceil_mode") != 0) {
     const Tensor mask = info.Constant(1, "and_mask", ORT_UINT8);
-    Require(mask.dims.size() == 1, "and_mask is uint8[B]; got " + mask.Describe());
+    Require(mask.dims.size() == 1, [&] { return "and_mask is uint8[B]; got " + mask.Describe(); });
     mask_.assign(mask.Data<uint8_t>(), mask.Data<uint8_t>() + mask.dims[0]);
   }
 
@@ -55,15 +55,16 @@ class MaxPool2d {
     const Tensor x = context.Input(0, "x", ORT_UINT8);
     const auto bytes = static_cast<int64_t>(mask_.size());
     Require(x.dims.size() == 4 && x.dims[3] == bytes,
-            "x is uint8[N, H, W, " + std::to_string(bytes) + "] like and_mask; got " + x.Describe());
+            [&] { return "x is uint8[N, H, W, " + std::to_string(bytes) + "] like and_mask; got " + x.Describe(); });
     const Axis rows = MakeAxis(x, 0);
     const Axis columns = MakeAxis(x, 1);
     const int64_t out_rows = rows.Count(ceil_mode_);
     const int64_t out_columns = columns.Count(ceil_mode_);
-    Require(out_rows >= 1 && out_columns >= 1,
-            "a window of " + Describe(kernel_shape_) + " does not fit into a map of " +
-                Describe({rows.size, columns.size}) + " with pads = " + Describe(pads_) + ", dilations = " +
-                Describe(dilations_));
+    Require(out_rows >= 1 && out_columns >= 1, [&] {
+      return "a window of " + Describe(kernel_shape_) + " does not fit into a map of " +
+             Describe({rows.size, columns.size}) + " with pads = " + Describe(pads_) +
+             ", dilations = " + Describe(dilations_);
+    });
     auto* out = static_cast<uint8_t*>(context.Output(0, {x.dims[0], out_rows, out_columns, bytes}));
     const int64_t row_bytes = columns.size * bytes;
     const auto* source = x.Data<uint8_t>();
