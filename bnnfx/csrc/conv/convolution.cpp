@@ -320,7 +320,10 @@ void Convolution::MakeChunks(Plan* plan) const {
   for (const Strip& strip : plan->strips) total += work(strip);
   const size_t blocks = in_order_ ? 1 : blocks_.size();
   const uint64_t tasks = std::min<uint64_t>(kTasks, total / kProductsPerTask);
-  const uint64_t chunks = std::max<uint64_t>(1, tasks / blocks);
+  // Every chunk reads the filters again, so it should have pixels to use them for.
+  const uint64_t most = std::min<uint64_t>(tasks / blocks, plan->pixel.size() / kStrip);
+  uint64_t chunks = 1;  // a power of two: processors mostly have an even number of cores
+  while (2 * chunks <= most) chunks *= 2;
   plan->chunks.push_back(0);
   uint64_t done = 0;
   for (size_t s = 0; s < plan->strips.size(); ++s) {
