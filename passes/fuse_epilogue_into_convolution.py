@@ -15,7 +15,7 @@ from bnnfx.core.layout import TO_NCHW, TO_NHWC, permute, permutes
 from bnnfx.core.passes import Pass
 from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
-from bnnfx.ops.epilogue import Activation, Epilogue
+from bnnfx.ops.epilogue import NOTHING, Activation, Epilogue
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D
 
 
@@ -80,8 +80,8 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
             copies,
         )
         with graph.inserting_before(match.stream.next):
-            if torch.equal(constant(self.gm, bias), _NOTHING):
-                bias = edit.add_buffer(self.gm, f"{convolution.name}_bias", _NOTHING.clone())
+            if torch.equal(constant(self.gm, bias), NOTHING):
+                bias = edit.add_buffer(self.gm, f"{convolution.name}_bias", NOTHING.clone())
             tensors = [*self._buffers(convolution, match.before)]
             if match.residual is not None:
                 tensors.append(permute(match.residual, TO_NHWC))
@@ -213,7 +213,7 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
         if shift_before is None and shift_after is None:
             return _Absorbed(Activation.PRELU, [slope], last)
         shifts = [
-            _NOTHING.clone() if shift is None or torch.equal(shift, _NOTHING) else shift
+            NOTHING.clone() if shift is None or torch.equal(shift, NOTHING) else shift
             for shift in (shift_before, shift_after)
         ]
         return _Absorbed(Activation.SHIFTED_PRELU, [shifts[0], slope, shifts[1]], last)
@@ -240,11 +240,6 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
 def _only_moves_values(node: fx.Node) -> bool:
     """A view, or the permutation of a residual that another convolution adds."""
     return is_view(node) or permutes(node, TO_NHWC)
-
-
-# Adding it changes no number. It also stands for a single 0.0: ONNX Runtime leaves out the addition of that, which
-# would make 0.0 of -0.0, so that a body would differ from its kernel.
-_NOTHING = torch.tensor([-0.0])
 
 
 def _clamp_of(module: nn.Module | None) -> tuple[float, float] | None:

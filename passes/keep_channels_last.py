@@ -18,6 +18,8 @@ from bnnfx.core.passes import Pass
 from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 from bnnfx.nn.halves import mean_of_halves, shift_halves
+from bnnfx.ops.epilogue import NOTHING, Activation, Epilogue
+from bnnfx.ops.fused_conv2d import FUSED_CONV2D
 
 _EVERYTHING = ((1, 2, 3), [1, 2, 3])
 
@@ -40,8 +42,8 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
 
     What f may be: another permutation, `pack`, the mean of a map or of a sample, `flatten` of a 1x1 map, an activation,
     a sum, a concatenation of channels, a map of halves to the one it stands for, and a 1x1 convolution, which is a
-    matrix product then (with the batch norm behind it folded into the matrix). Where a region begins, `pack` reads the
-    permuted map as well.
+    matrix product then (with the batch norm behind it folded into the matrix, and the bias into that of the binary
+    layer whose result it is added to). Where a region begins, `pack` reads the permuted map as well.
     """
 
     requires = Stage.PACKED
@@ -208,20 +210,39 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
             steps = [slice(None), *(slice(None, None, step) for step in convolution.stride)]
             if convolution.stride != (1, 1):
                 stream = graph.call_function(operator.getitem, (stream, tuple(steps)))
-            names = ("weight", "bias")
-            constants = [
-                None if value is None else edit.add_buffer(self.gm, f"{target}_{name}_folded", value)
-                for name, value in zip(names, (weight, bias), strict=True)
-            ]
-            # as a matrix with one row per pixel, which ONNX has in one operator with the bias
-            rows = graph.call_function(torch.reshape, (stream, (-1, convolution.in_channels)))
-            product = graph.call_function(F.linear, (rows, *constants))
-            _, channels, height, width = self.context.shapes[border.reader]
-            product = graph.call_function(torch.reshape, (product, (-1, height, width, channels)))
+            constants = [edit.add_buffer(self.gm, f"{target}_weight_folded", weight)]
+            if bias is not None and not self._moves_into_sum(last, bias):
+                # as a matrix with one row per pixel, which ONNX has in one operator with the bias
+                constants.append(edit.add_buffer(self.gm, f"{target}_bias_folded", bias))
+                stream = graph.call_function(torch.reshape, (stream, (-1, convolution.in_channels)))
+            product = graph.call_function(F.linear, (stream, *constants))
+            if len(constants) > 1:
+                _, channels, height, width = self.context.shapes[border.reader]
+                product = graph.call_function(torch.reshape, (product, (-1, height, width, channels)))
             self._finish(Border(border.source, last), product)
         if last is not border.reader:
             graph.erase_node(border.reader)
             self._erase()
+
+    def _moves_into_sum(self, shortcut: fx.Node, bias: torch.Tensor) -> bool:
+        """Add a shortcut's bias to that of the binary convolution that adds the shortcut, if it does so directly."""
+        permutation = sole_user(shortcut)
+        convolution = None if permutation is None or not permutes(permutation, TO_NHWC) else sole_user(permutation)
+        if permutation is None or convolution is None or convolution.target not in _EPILOGUES:
+            return False
+        epilogue = _EPILOGUES[convolution.target]
+        if epilogue.before is not Activation.NONE:
+            return False
+        arguments = [*_OPERANDS, *epilogue.tensors]
+        index = arguments.index("bias")
+        if convolution.args[arguments.index("residual")] is not permutation:
+            return False
+        value = constant(self.gm, convolution.args[index]) + bias
+        value = torch.where(value == 0, NOTHING, value)
+        with self.gm.graph.inserting_before(convolution):
+            both = edit.add_buffer(self.gm, f"{convolution.name}_bias", value)
+        convolution.update_arg(index, both)
+        return True
 
     def _finish(self, border: Border, result: fx.Node) -> None:
         """Put `result`, which is channels last, in the place of the reader."""
@@ -243,6 +264,8 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
                 self.gm.graph.erase_node(node)
 
 
+_EPILOGUES: dict[object, Epilogue] = {operator.target: epilogue for epilogue, operator in FUSED_CONV2D.items()}
+_OPERANDS = ("x", "weight")  # in front of an epilogue's tensors
 _NCHW = "[N, C, H, W]"
 _REMEDY = (
     "use what works on either layout: activations, sums, torch.cat(..., 1), global average pooling, 1x1 convolutions"

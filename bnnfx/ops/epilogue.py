@@ -16,9 +16,17 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from bnnfx.numerics import epilogue as steps
 from bnnfx.numerics.epilogue import Floats
+
+NOTHING = torch.tensor([-0.0])
+"""A bias that changes no number.
+
+It also stands for a single 0.0: ONNX Runtime leaves out the addition of that, which would make 0.0 of -0.0, so that a
+body would differ from its kernel.
+"""
 
 
 class Activation(enum.Enum):

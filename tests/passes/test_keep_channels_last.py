@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import bnnfx
+from bnnfx.core.dataflow import calls
 from bnnfx.core.record import record_of
 from bnnfx.passes import keep_channels_last
 from bnnfx.passes.keep_channels_last import KeepChannelsLast
@@ -78,10 +79,8 @@ def test_golden_downsampling(x):
         entry_0_stream = getitem(entry_0, 0)
         down_0_sign = getitem(entry_0, 1)
         getitem_4 = getitem(entry_0_stream, (slice(None, None, None), slice(None, None, 2), slice(None, None, 2)))
-        reshape = reshape(getitem_4, (-1, 4))
-        linear = linear(reshape, shortcut_0_weight_folded, shortcut_0_bias_folded)
-        shortcut_1 = reshape(linear, (-1, 3, 4, 6))
-        down_0 = binary_conv2d_add_float_bits(down_0_sign, down_0_weight_bits, down_1_scale, down_1_bias_1, shortcut_1, same_0_sign_threshold_1, 4, [2, 2], [1, 1], [1, 1], 1, -1)
+        shortcut_1 = linear(getitem_4, shortcut_0_weight_folded)
+        down_0 = binary_conv2d_add_float_bits(down_0_sign, down_0_weight_bits, down_1_scale, down_0_bias_1, shortcut_1, same_0_sign_threshold_1, 4, [2, 2], [1, 1], [1, 1], 1, -1)
         down_0_stream = getitem(down_0, 0)
         same_0_sign = getitem(down_0, 1)
         same_0 = binary_conv2d_add_float(same_0_sign, same_0_weight_bits, same_1_scale, same_1_bias_1, down_0_stream, 6, [1, 1], [1, 1], [1, 1], 1, -1)
@@ -121,10 +120,35 @@ def test_shortcut_convolution_is_a_matrix_product(options, width, x):
         trainable(Downsampling(width=width, **options), keep_float=FLOAT_SHORTCUT), x, exact=False
     )
     assert called(packed) == [
-        *("permute", "pack_nhwc", "add_float_bits", "reshape", "linear", "reshape", "add_float_bits", "add_float"),
+        *("permute", "pack_nhwc", "add_float_bits", "linear", "add_float_bits", "add_float"),
         *("mean", "flatten", "Linear"),
     ]
     assert not refusals(packed)
+
+
+class Activated(Downsampling):
+    """An activation in front of the sum with the shortcut."""
+
+    def forward(self, x):
+        x = self.entry(x) + x
+        x = F.hardtanh(self.down(x)) + self.shortcut(x)
+        return self.head(self.same(x).mean((2, 3)))
+
+
+def test_bias_stays_in_the_product_behind_an_activation(x):
+    """The activation is of the binary layer's result alone, so the shortcut's bias may not go in front of it."""
+    packed = assert_fuses_exactly(trainable(Activated(), keep_float=FLOAT_SHORTCUT), x, exact=False)
+    (product,) = [node for node in packed.graph.nodes if calls(node, F.linear)]
+    assert len(product.args) == 3 and called(packed).count("reshape") == 2
+
+
+def test_bias_of_one_channel_moves(x):
+    """The sum of two biases may be the single 0.0 that runtimes leave out."""
+    model = Downsampling(width=1, bias=True, norm=False)
+    model.down[1].bias.data.fill_(0.5)
+    model.shortcut[0].bias.data.fill_(-0.5)
+    packed = assert_fuses_exactly(trainable(model, keep_float=FLOAT_SHORTCUT), x, exact=False)
+    assert "reshape" not in called(packed)
 
 
 class Pointwise(nn.Module):
