@@ -128,22 +128,9 @@ void Count(const uint8_t* image, const ptrdiff_t* offset, size_t count, const Wi
 
 }  // namespace
 
-extern const Kernel kAmx = {Isa::kAmx,
-                            true,
-                            32,
-                            kLeastPixels,
-                            kLanes,
-                            kChannels,
-                            8,
-                            &Begin,
-                            &End,
-                            &PrepareInput,
-                            &PrepareFilters,
-                            kChannels / 8,
-                            &ExpandFilters,
-                            &Count,
-                            &Avx512Threshold,
-                            &Avx512Epilogue};
+extern const Kernel kAmx = {
+    Isa::kAmx, true, 32, kLeastPixels, kLanes, kChannels, 8, &Begin, &End, &PrepareInput, &PrepareFilters,
+    kChannels / 8, &ExpandFilters, &Count, &Avx512Threshold, &Avx512Epilogue};
 
 }  // namespace conv
 }  // namespace bnnfx

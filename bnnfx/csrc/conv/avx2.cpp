@@ -228,8 +228,8 @@ void Count(const uint8_t* image, const ptrdiff_t* pixel_offset, size_t pixels, c
 }  // namespace
 
 extern const Kernel kAvx2 = {
-    Isa::kAvx2, false, 48, 1, kLanes, kNibbles, kNibbles, nullptr, nullptr, &PrepareInput, &PrepareFilters, 1, nullptr, &Count,
-    &ThresholdLanes<Avx2Lanes>, &EpilogueLanes<Avx2Lanes>};
+    Isa::kAvx2, false, 48, 1, kLanes, kNibbles, kNibbles, nullptr, nullptr, &PrepareInput, &PrepareFilters,
+    1, nullptr, &Count, &ThresholdLanes<Avx2Lanes>, &EpilogueLanes<Avx2Lanes>};
 
 }  // namespace conv
 }  // namespace bnnfx

@@ -172,22 +172,9 @@ void Avx512Threshold(const Counts& counts, const int32_t* threshold, uint64_t* b
 
 Epilogue Avx512Epilogue(const Steps& steps) { return EpilogueLanes<Avx512Lanes>(steps); }
 
-extern const Kernel kAvx512 = {Isa::kAvx512,
-                               false,
-                               48,
-                               1,
-                               kLanes,
-                               8,
-                               8,
-                               nullptr,
-                               nullptr,
-                               &PrepareInput,
-                               &PrepareFilters,
-                               1,
-                               nullptr,
-                               &Count,
-                               &Avx512Threshold,
-                               &Avx512Epilogue};
+extern const Kernel kAvx512 = {
+    Isa::kAvx512, false, 48, 1, kLanes, 8, 8, nullptr, nullptr, &PrepareInput, &PrepareFilters,
+    1, nullptr, &Count, &Avx512Threshold, &Avx512Epilogue};
 
 }  // namespace conv
 }  // namespace bnnfx

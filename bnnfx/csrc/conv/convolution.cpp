@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 #include <string>
+#include <thread>
 #include <utility>
 
 namespace bnnfx {
@@ -282,6 +283,7 @@ std::shared_ptr<const Plan> Convolution::MakePlan(int64_t height, int64_t width)
   }
   if (padded) AddTiledStrips(strip, plan.get());
   MakeChunks(plan.get());
+  AddBands(plan.get());
   return plan;
 }
 
@@ -333,8 +335,44 @@ void Convolution::MakeChunks(Plan* plan) const {
   plan->chunks.push_back(plan->strips.size());
 }
 
-void Convolution::PrepareRows(const Plan& plan, const uint8_t* source, size_t first, size_t last,
-                              uint8_t* target) const {
+void Convolution::AddBands(Plan* plan) const {
+  const Kernel& kernel = *plan->kernel;
+  const auto row_bytes = plan->prepared_width * static_cast<ptrdiff_t>(pixel_words_ * kernel.input_word_bytes);
+  const ptrdiff_t beyond = kernel.multiplies ? static_cast<ptrdiff_t>(kTile - 1) * plan->step : 0;  // rest of a tile
+  for (size_t chunk = 0; chunk + 1 < plan->chunks.size(); ++chunk) {
+    ptrdiff_t first = plan->prepared_height;
+    ptrdiff_t last = 0;
+    for (size_t s = plan->chunks[chunk]; s < plan->chunks[chunk + 1]; ++s) {
+      const Strip& strip = plan->strips[s];
+      const auto& runs = plan->classes[strip.border_class].runs;  // from the uppermost row on
+      if (runs.empty()) continue;                                 // nothing of these windows is inside the map
+      const ptrdiff_t last_window = plan->offset[strip.first_window + strip.windows - 1];
+      first = std::min(first, plan->offset[strip.first_window] / row_bytes);
+      last = std::max(last, (last_window + beyond) / row_bytes + runs.back().input / row_bytes + 1);
+    }
+    last = std::min<ptrdiff_t>(last, plan->prepared_height);
+    plan->bands.push_back(
+        {static_cast<size_t>(first) / kBandRows, (static_cast<size_t>(last) + kBandRows - 1) / kBandRows});
+  }
+}
+
+void Convolution::PrepareBands(const Plan& plan, const uint8_t* source, const Plan::Bands& bands, BandState* states,
+                               uint8_t* target) const {
+  const auto rows = static_cast<size_t>(plan.prepared_height);
+  for (size_t band = bands.first; band < bands.last; ++band) {
+    uint8_t expected = kToDo;
+    if (!states[band].compare_exchange_strong(expected, kBegun)) continue;
+    for (size_t y = band * kBandRows; y < std::min(rows, (band + 1) * kBandRows); ++y) {
+      PrepareRow(plan, source, y, target);
+    }
+    states[band].store(kDone, std::memory_order_release);
+  }
+  for (size_t band = bands.first; band < bands.last; ++band) {
+    while (states[band].load(std::memory_order_acquire) != kDone) std::this_thread::yield();
+  }
+}
+
+void Convolution::PrepareRow(const Plan& plan, const uint8_t* source, size_t y, uint8_t* target) const {
   const Kernel& kernel = *plan.kernel;
   const size_t group_channels = static_cast<size_t>(channels_) / groups_;
   const size_t pixel_bytes = pixel_words_ * kernel.input_word_bytes;
@@ -343,32 +381,30 @@ void Convolution::PrepareRows(const Plan& plan, const uint8_t* source, size_t fi
   const auto width = static_cast<size_t>(plan.width);
   const Pixel form{pixel_words_, FirstBits(group_channels - (pixel_words_ - 1) * 64), low_};
   for (size_t group = 0; group < groups_; ++group) {
-    for (size_t y = first; y < last; ++y) {
-      uint8_t* row = target + (group * static_cast<size_t>(plan.prepared_height) + y) * row_bytes;
-      const auto from = static_cast<int64_t>(y) - plan.top;
-      if (from < 0 || from >= plan.height) {
-        std::memset(row, 0, row_bytes);
-        continue;
-      }
-      std::memset(row, 0, left * pixel_bytes);
-      std::memset(row + (left + width) * pixel_bytes, 0, row_bytes - (left + width) * pixel_bytes);
-      row += left * pixel_bytes;
-      const uint8_t* pixel = source + static_cast<size_t>(from) * width * row_bytes_;
-      if (groups_ == 1) {
-        kernel.prepare_input(pixel, width, form, row);
-        continue;
-      }
-      for (size_t x = 0; x < width; ++x, pixel += row_bytes_) {
-        for (size_t word = 0; word < pixel_words_; ++word, row += kernel.input_word_bytes) {
-          const size_t count = std::min<size_t>(64, group_channels - word * 64);
-          const uint64_t bits = Bits(pixel, group * group_channels + word * 64, count);
-          uint8_t bytes[8];
-          std::memcpy(bytes, &bits, 8);
-          if (kernel.prepare_input != nullptr) {
-            kernel.prepare_input(bytes, 1, Pixel{1, FirstBits(count), low_}, row);
-          } else {
-            std::memcpy(row, bytes, 8);
-          }
+    uint8_t* row = target + (group * static_cast<size_t>(plan.prepared_height) + y) * row_bytes;
+    const auto from = static_cast<int64_t>(y) - plan.top;
+    if (from < 0 || from >= plan.height) {
+      std::memset(row, 0, row_bytes);
+      continue;
+    }
+    std::memset(row, 0, left * pixel_bytes);
+    std::memset(row + (left + width) * pixel_bytes, 0, row_bytes - (left + width) * pixel_bytes);
+    row += left * pixel_bytes;
+    const uint8_t* pixel = source + static_cast<size_t>(from) * width * row_bytes_;
+    if (groups_ == 1) {
+      kernel.prepare_input(pixel, width, form, row);
+      continue;
+    }
+    for (size_t x = 0; x < width; ++x, pixel += row_bytes_) {
+      for (size_t word = 0; word < pixel_words_; ++word, row += kernel.input_word_bytes) {
+        const size_t count = std::min<size_t>(64, group_channels - word * 64);
+        const uint64_t bits = Bits(pixel, group * group_channels + word * 64, count);
+        uint8_t bytes[8];
+        std::memcpy(bytes, &bits, 8);
+        if (kernel.prepare_input != nullptr) {
+          kernel.prepare_input(bytes, 1, Pixel{1, FirstBits(count), low_}, row);
+        } else {
+          std::memcpy(row, bytes, 8);
         }
       }
     }

@@ -71,6 +71,9 @@ struct Plan {
     uint64_t products;
     std::vector<int32_t> base;  // [slots]
   };
+  struct Bands {
+    size_t first, last;  // kBandRows rows each of the prepared map, [first, last)
+  };
   const Kernel* kernel;
   const Filters* filters;
   int64_t height, width;                     // of the input
@@ -79,6 +82,7 @@ struct Plan {
   int64_t out_height, out_width;
   std::vector<BorderClass> classes;
   std::vector<Strip> strips;
+  std::vector<Bands> bands;             // by chunk: what its windows read
   std::vector<size_t> chunks;           // where stretches of strips begin that take about equally long; and the end
   std::vector<uint32_t> pixel;          // of the output map, row by row; sorted by class
   std::vector<uint8_t> row;             // as in Counts
@@ -129,19 +133,14 @@ class Convolution {
     const size_t image_bytes = groups_ * group_bytes;
     const bool prepares = groups_ > 1 || kernel.prepare_input != nullptr;
     const size_t beyond = kernel.multiplies ? kTile * static_cast<size_t>(plan.step) : 0;
-    const Scratch::Lease scratch = SharedScratch().Take(prepares ? images * image_bytes + beyond : 0);
-    const uint8_t* source = x.Data<uint8_t>();
-    if (prepares) {
-      uint8_t* prepared = scratch.data();
-      const size_t bands = std::min(rows, std::max<size_t>(1, group_bytes / kBytesPerTask));
-      context.ParallelFor(images * bands, [&](size_t task) {
-        const size_t image = task / bands;
-        const size_t band = task % bands;
-        PrepareRows(plan, source + image * map * row_bytes_, rows * band / bands, rows * (band + 1) / bands,
-                    prepared + image * image_bytes);
-      });
-      source = prepared;
-    }
+    const size_t map_bytes = prepares ? images * image_bytes + beyond : 0;
+    const size_t bands = (rows + kBandRows - 1) / kBandRows;
+    const Scratch::Lease scratch =
+        SharedScratch().Take(map_bytes + (prepares ? images * bands * sizeof(BandState) : 0));
+    const uint8_t* packed = x.Data<uint8_t>();
+    const uint8_t* source = prepares ? scratch.data() : packed;
+    auto* const states = reinterpret_cast<BandState*>(scratch.data() + map_bytes);
+    if (prepares) std::uninitialized_fill_n(states, images * bands, uint8_t{kToDo});
     const size_t chunks = plan.chunks.size() - 1;
     const size_t block_steps = in_order_ ? 1 : blocks_.size();
     std::atomic<bool> out_of_memory{false};  // an exception cannot leave a task
@@ -152,6 +151,10 @@ class Convolution {
       const size_t chunk = task / block_steps % chunks;
       const size_t image = task / block_steps / chunks;
       alignas(64) int32_t counted[kStrip * kBlock];
+      if (prepares) {
+        PrepareBands(plan, packed + image * map * row_bytes_, plan.bands[chunk], states + image * bands,
+                     scratch.data() + image * image_bytes);
+      }
       const size_t last_block = in_order_ ? blocks_.size() : block_step + 1;
       const FiltersInUse filters(*plan.filters, kernel);
       if (filters.OutOfMemory()) {
@@ -182,7 +185,9 @@ class Convolution {
   }
 
  private:
-  static constexpr size_t kBytesPerTask = 65536;  // prepared by one thread
+  static constexpr size_t kBandRows = 16;  // prepared at once
+  enum : uint8_t { kToDo, kBegun, kDone };
+  using BandState = std::atomic<uint8_t>;
 
   // The filters as `count` wants them. Expanded by the thread that uses them, because from another core's cache they would
   // come more slowly than it expands them; and kept by it, because its next task is most likely of the same node.
@@ -243,8 +248,13 @@ class Convolution {
   std::shared_ptr<const Plan> MakePlan(int64_t height, int64_t width) const;
   // acc of each slot before anything is counted, where the taps [first, last) of both axes are inside the map.
   std::vector<int32_t> Base(const Kernel& kernel, const Inside& rows, const Inside& columns) const;
-  // Writes the prepared form of rows [first, last) of one image's prepared map, its groups apart.
-  void PrepareRows(const Plan& plan, const uint8_t* source, size_t first, size_t last, uint8_t* target) const;
+  void AddBands(Plan* plan) const;
+  // Sees to it that bands of one image's prepared map are there: prepares those that no thread has begun with, and
+  // waits for the others. So there is no phase of its own for it, at whose end all threads wait for one another.
+  void PrepareBands(const Plan& plan, const uint8_t* source, const Plan::Bands& bands, BandState* states,
+                    uint8_t* target) const;
+  // Writes the prepared form of row y, its groups apart.
+  void PrepareRow(const Plan& plan, const uint8_t* source, size_t y, uint8_t* target) const;
   void MakeChunks(Plan* plan) const;
 
   Isa isa_;
