@@ -238,7 +238,7 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
         if convolution.args[arguments.index("residual")] is not permutation:
             return False
         value = constant(self.gm, convolution.args[index]) + bias
-        value = torch.where(value == 0, NOTHING, value)
+        value = value.masked_fill(value == 0, NOTHING.item())
         with self.gm.graph.inserting_before(convolution):
             both = edit.add_buffer(self.gm, f"{convolution.name}_bias", value)
         convolution.update_arg(index, both)
