@@ -12,14 +12,13 @@ from bnnfx.core import edit
 from bnnfx.core.batch_norm import behind_affine
 from bnnfx.core.chain import PACK
 from bnnfx.core.context import LowerContext
-from bnnfx.core.dataflow import ELEMENTWISE, calls, constant, module_of, sole_user
+from bnnfx.core.dataflow import ELEMENTWISE, calls, constant, module_of, packed_op, sole_user
 from bnnfx.core.layout import TO_NCHW, TO_NHWC, permute, permutes
 from bnnfx.core.passes import Pass
 from bnnfx.core.record import Refusal
 from bnnfx.core.stage import Stage
 from bnnfx.nn.halves import mean_of_halves, shift_halves
-from bnnfx.ops.epilogue import NOTHING, Activation, Epilogue
-from bnnfx.ops.fused_conv2d import FUSED_CONV2D
+from bnnfx.ops.epilogue import NOTHING
 
 _EVERYTHING = ((1, 2, 3), [1, 2, 3])
 
@@ -227,21 +226,17 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
     def _moves_into_sum(self, shortcut: fx.Node, bias: torch.Tensor) -> bool:
         """Add a shortcut's bias to that of the binary convolution that adds the shortcut, if it does so directly."""
         permutation = sole_user(shortcut)
-        convolution = None if permutation is None or not permutes(permutation, TO_NHWC) else sole_user(permutation)
-        if permutation is None or convolution is None or convolution.target not in _EPILOGUES:
+        convolution = None if permutation is None else sole_user(permutation)
+        packed = packed_op(convolution)
+        if convolution is None or packed is None or packed.tensors[3:5] != ("bias", "residual"):
+            return False  # nothing adds it; or an activation comes first
+        own, residual = convolution.args[3:5]
+        if residual is not permutation or not permutes(residual, TO_NHWC):
             return False
-        epilogue = _EPILOGUES[convolution.target]
-        if epilogue.before is not Activation.NONE:
-            return False
-        arguments = [*_OPERANDS, *epilogue.tensors]
-        index = arguments.index("bias")
-        if convolution.args[arguments.index("residual")] is not permutation:
-            return False
-        value = constant(self.gm, convolution.args[index]) + bias
+        value = constant(self.gm, own) + bias
         value = value.masked_fill(value == 0, NOTHING.item())
         with self.gm.graph.inserting_before(convolution):
-            both = edit.add_buffer(self.gm, f"{convolution.name}_bias", value)
-        convolution.update_arg(index, both)
+            convolution.update_arg(3, edit.add_buffer(self.gm, f"{convolution.name}_bias", value))
         return True
 
     def _finish(self, border: Border, result: fx.Node) -> None:
@@ -264,8 +259,6 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
                 self.gm.graph.erase_node(node)
 
 
-_EPILOGUES: dict[object, Epilogue] = {operator.target: epilogue for epilogue, operator in FUSED_CONV2D.items()}
-_OPERANDS = ("x", "weight")  # in front of an epilogue's tensors
 _NCHW = "[N, C, H, W]"
 _REMEDY = (
     "use what works on either layout: activations, sums, torch.cat(..., 1), global average pooling, 1x1 convolutions"

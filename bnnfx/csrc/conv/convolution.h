@@ -76,18 +76,18 @@ struct Plan {
   };
   const Kernel* kernel;
   const Filters* filters;
-  int64_t height, width;                     // of the input
-  int64_t top, left;                         // where the input starts in the prepared map
-  int64_t prepared_height, prepared_width;   // of that
+  int64_t height, width;                    // of the input
+  int64_t top, left;                        // where the input starts in the prepared map
+  int64_t prepared_height, prepared_width;  // of that
   int64_t out_height, out_width;
   std::vector<BorderClass> classes;
   std::vector<Strip> strips;
-  std::vector<Bands> bands;             // by chunk: what its windows read
-  std::vector<size_t> chunks;           // where stretches of strips begin that take about equally long; and the end
-  std::vector<uint32_t> pixel;          // of the output map, row by row; sorted by class
-  std::vector<uint8_t> row;             // as in Counts
-  std::vector<ptrdiff_t> offset;        // of windows or tiles: bytes from the first pixel of the prepared map
-  ptrdiff_t step;                       // as in Window
+  std::vector<size_t> chunks;     // where stretches of strips begin that take about equally long; and the end
+  std::vector<Bands> bands;       // by chunk: what its windows read
+  std::vector<uint32_t> pixel;    // of the output map, row by row; sorted by class
+  std::vector<uint8_t> row;       // as in Counts
+  std::vector<ptrdiff_t> offset;  // of windows or tiles: bytes from the first pixel of the prepared map
+  ptrdiff_t step;                 // as in Window
 };
 
 // What Convolution::Run hands out: the counts of a strip of pixels and a block of channels.
