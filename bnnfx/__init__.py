@@ -8,6 +8,7 @@ from importlib.metadata import version as _version
 
 from bnnfx import analysis
 from bnnfx.api import convert, lower, split
+from bnnfx.backends.onnx import export_onnx
 from bnnfx.calibration import Observations, calibrate
 from bnnfx.config import Config, LayerConfig
 from bnnfx.errors import (
@@ -21,7 +22,6 @@ from bnnfx.errors import (
     ModelSourceError,
     StageError,
 )
-from bnnfx.export import export_onnx
 from bnnfx.inspect import Explanation, Summary, Verification, draw, explain, report, summary, verify
 from bnnfx.optimizer_state import split_optimizer_state
 from bnnfx.runtime import Session, library_path, load

@@ -8,13 +8,13 @@ from torch import fx, nn
 
 from bnnfx import pipelines
 from bnnfx.config import Config
-from bnnfx.core.context import ConvertContext, LowerContext
-from bnnfx.core.passes import run_passes
-from bnnfx.core.record import PassReport, Record, attach, require_stage
-from bnnfx.core.shapes import as_tensors, infer_shapes
-from bnnfx.core.stage import Stage, require_two_levels
-from bnnfx.core.trace import trace, weight_layers
 from bnnfx.errors import ConversionError
+from bnnfx.frontend.trace import trace, weight_layers
+from bnnfx.graph.context import ConvertContext, LowerContext
+from bnnfx.graph.pass_runner import run_passes
+from bnnfx.graph.record import PassReport, Record, attach, require_stage
+from bnnfx.graph.shapes import as_tensors, infer_shapes
+from bnnfx.graph.stage import Stage, require_two_levels
 from bnnfx.nn import HeavisideActivation, TernaryActivation
 from bnnfx.schemes import get_scheme
 

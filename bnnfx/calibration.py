@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx, nn
 
-from bnnfx.core.record import require_stage
-from bnnfx.core.stage import Stage
+from bnnfx.graph.record import require_stage
+from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.nn.observer import ChannelStatistics
 

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 import bnnfx
 from bnnfx import analysis
-from bnnfx.core.passes import watch_passes
-from bnnfx.core.record import PassReport
+from bnnfx.graph.pass_runner import watch_passes
+from bnnfx.graph.record import PassReport
 
 
 class Block(nn.Module):

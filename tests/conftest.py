@@ -11,10 +11,10 @@ torch.set_num_threads(1)  # the test runner has a process per core
 @pytest.fixture(scope="session")
 def chain_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `original.onnx`, a small float network, and `chain.onnx`, its binary form."""
-    from models import Chain
+    from helpers.models import Chain
 
     import bnnfx
-    from bnnfx.bench.models import export_float
+    from bnnfx.bench.model_forms import export_float
 
     folder = tmp_path_factory.mktemp("chain")
     torch.manual_seed(0)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from models import IMAGE, Chain, DropoutBeforeLinear, ManyInputsOutputs, SharedLayer
+from helpers.models import IMAGE, Chain, DropoutBeforeLinear, ManyInputsOutputs, SharedLayer
 from torch import nn
 
 import bnnfx

@@ -6,8 +6,8 @@ import pickle
 
 import pytest
 import torch
-from graphs import full_width, lowerable, text
-from models import (
+from helpers.graphs import full_width, lowerable, text
+from helpers.models import (
     HAZARDS,
     Chain,
     DropoutBeforeLinear,
@@ -23,7 +23,7 @@ from torch import nn
 
 import bnnfx
 from bnnfx import Config, ConversionError, ExampleInputError, LayerConfig
-from bnnfx.core.record import record_of
+from bnnfx.graph.record import record_of
 from bnnfx.nn import BinaryConv2d, BinaryLinear
 
 SCHEMES = bnnfx.schemes()

@@ -17,7 +17,7 @@ import bnnfx
 from bnnfx import Config, ExportError, ModelFileError, StageError
 from bnnfx.inspect.bit_trace import trace_bits
 from bnnfx.ops import PACKED_OPS
-from bnnfx.ops.registry import ONNX_DOMAIN, OPSET_VERSION
+from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
 
 DIALECTS = ("bnnfx", "standard")
 FLOAT32_STEP = 2.0**-23
@@ -262,7 +262,7 @@ def test_a_failure_in_the_middle_leaves_things_as_they_were(
     if existing:
         path.write_bytes(b"before")
     if where == "onnx.ModelProto.SerializeToString":
-        monkeypatch.setattr("bnnfx.core.files.os.fdopen", fail)  # protobuf's own method cannot be patched
+        monkeypatch.setattr("bnnfx.file_writing.os.fdopen", fail)  # protobuf's own method cannot be patched
     else:
         monkeypatch.setattr(where, fail)
     with pytest.raises(RuntimeError, match="disk full"):

@@ -18,10 +18,10 @@ from torch import Tensor, fx, nn
 
 import bnnfx
 from bnnfx import Config, ExampleInputError, StageError
-from bnnfx.core.record import record_of
-from bnnfx.core.stage import Stage
+from bnnfx.graph.record import record_of
+from bnnfx.graph.stage import Stage
 from bnnfx.inspect.bit_trace import BitTrace, trace_bits
-from bnnfx.inspect.verify import compare
+from bnnfx.inspect.verification import compare
 from bnnfx.nn import BinaryConv2d
 
 EVERYTHING = Config(keep_float=())

@@ -3,8 +3,8 @@
 import copy
 
 import pytest
-import ternary
 import torch
+from helpers import ternary
 from torch import Tensor, fx, nn
 
 import bnnfx

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from bnnfx import pipelines
-from bnnfx.core.passes import Pass
-from bnnfx.passes.insert_batchnorm import InsertBatchNorm
-from bnnfx.passes.pack_layers import PackLayers
+from bnnfx.graph.pass_runner import Pass
+from bnnfx.passes.convert.insert_batchnorm import InsertBatchNorm
+from bnnfx.passes.lower.pack_layers import PackLayers
 
 
 def _install(monkeypatch: pytest.MonkeyPatch, *extensions: object) -> None:

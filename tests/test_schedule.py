@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from models import Chain
+from helpers.models import Chain
 from torch import nn
 
 import bnnfx

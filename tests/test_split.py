@@ -9,8 +9,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import ternary
 import torch
+from helpers import ternary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 import bnnfx
 from bnnfx import ConversionError, StageError
-from bnnfx.core.dataflow import module_of
-from bnnfx.core.record import Record, attach, record_of
-from bnnfx.core.stage import Stage
+from bnnfx.graph.dataflow import module_of
+from bnnfx.graph.record import Record, attach, record_of
+from bnnfx.graph.stage import Stage
 from bnnfx.inspect.bit_trace import trace_bits
-from bnnfx.inspect.verify import compare
+from bnnfx.inspect.verification import compare
 from bnnfx.nn import BinaryConv2d, HeavisideActivation, ScaledSign, SignActivation, TernaryActivation, WeightBinarizer
 from bnnfx.nn.halves import mean_of_halves, shift_halves
 from bnnfx.numerics.surrogates import clipped_identity
@@ -385,7 +385,7 @@ def test_layer_that_reads_something_else_too() -> None:
 
 
 def trace_unchecked(model: nn.Module) -> tuple[fx.GraphModule, list[object]]:
-    from bnnfx.core.trace import trace
+    from bnnfx.frontend.trace import trace
 
     gm, leaves = trace(model)
     attach(gm, Record(Stage.TRAINABLE))

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 import bnnfx
 from bnnfx import Config
 from bnnfx._torchvision import import_torchvision
-from bnnfx.ops.registry import ONNX_DOMAIN
+from bnnfx.ops.packed_op import ONNX_DOMAIN
 
 ELEMENTWISE = {
     *("Add", "Sub", "Mul", "Div", "Sum", "Neg", "Abs", "Relu", "Clip", "PRelu", "LeakyRelu", "Where", "Min", "Max"),

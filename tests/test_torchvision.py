@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 import bnnfx
 from bnnfx._torchvision import import_torchvision
 from bnnfx.inspect.bit_trace import trace_bits
-from bnnfx.inspect.verify import compare
+from bnnfx.inspect.verification import compare
 
 NETWORKS = ("resnet18", "vgg11_bn", "alexnet")
 

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 import bnnfx
 from bnnfx import Config
 from bnnfx.inspect.bit_trace import Bits, BitTrace, trace_bits
-from bnnfx.inspect.verify import compare
+from bnnfx.inspect.verification import compare
 
 STEP = 2.0**-23
 

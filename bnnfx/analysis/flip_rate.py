@@ -19,9 +19,9 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from bnnfx.analysis.layers import binary_layers, current_signs
+from bnnfx.analysis.measured_parameters import binary_layers, current_signs
 from bnnfx.analysis.text import as_text
-from bnnfx.core.files import write_whole
+from bnnfx.file_writing import write_whole
 from bnnfx.nn import BinaryConv2d, BinaryLinear
 from bnnfx.numerics.rotation import rotate, standardize
 from bnnfx.schemes.rbnn import RotatedSign

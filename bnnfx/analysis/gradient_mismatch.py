@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bnnfx.analysis.discrete_gradient import discrete_gradient
-from bnnfx.analysis.layers import named_parameters, weights_before_binarizers
+from bnnfx.analysis.measured_parameters import named_parameters, weights_before_binarizers
 from bnnfx.analysis.replica import replica, same_every_time
 from bnnfx.analysis.text import as_text
 

@@ -16,7 +16,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from bnnfx.analysis.layers import binary_layers, current_signs
+from bnnfx.analysis.measured_parameters import binary_layers, current_signs
 from bnnfx.analysis.text import as_text
 from bnnfx.analysis.weight_histogram import WeightHistogram, histograms
 from bnnfx.nn import BinaryConv2d, BinaryLinear

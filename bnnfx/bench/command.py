@@ -6,13 +6,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bnnfx.bench.contenders import gather
-from bnnfx.bench.layer import measure_layer
 from bnnfx.bench.layer_files import LayerShape
 from bnnfx.bench.machine import Machine, describe
-from bnnfx.bench.model import Notify, measure
-from bnnfx.bench.models import Files, model_files, onnx_files
+from bnnfx.bench.model_forms import Files, model_files, onnx_files
 from bnnfx.bench.report import Report
+from bnnfx.bench.single_layers import measure_layer
 from bnnfx.bench.timing import Effort
+from bnnfx.bench.whole_models import Notify, measure
 
 
 @dataclass(frozen=True)

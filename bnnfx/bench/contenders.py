@@ -7,7 +7,7 @@ from typing import Any
 
 from bnnfx.bench.engines import Engine, openvino_compile, openvino_read
 from bnnfx.bench.inputs import Input, feeds
-from bnnfx.bench.models import Files
+from bnnfx.bench.model_forms import Files
 from bnnfx.bench.nodes import NodeTimes, OnnxRuntimeProfile
 from bnnfx.bench.quantized import quantize
 from bnnfx.errors import first_line

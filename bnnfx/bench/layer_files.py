@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from bnnfx.api import convert, lower
+from bnnfx.backends.onnx import export_onnx
 from bnnfx.bench.inputs import read_inputs
-from bnnfx.bench.models import Files, export_float
+from bnnfx.bench.model_forms import Files, export_float
 from bnnfx.config import Config
 from bnnfx.errors import BenchmarkError
-from bnnfx.export import export_onnx
 
 _SPELLING = re.compile(r"(\d+),(\d+),(\d+),(\d+)(?::(\d+))?")
 

@@ -12,7 +12,7 @@ import onnx
 
 from bnnfx.bench.engines import Array, Engine, onnxruntime_session, openvino_compile
 from bnnfx.bench.timing import Spread, timed_only
-from bnnfx.ops.registry import ONNX_DOMAIN
+from bnnfx.ops.packed_op import ONNX_DOMAIN
 
 _OURS = "BinaryConv2d"  # how the op types of our convolutions begin
 

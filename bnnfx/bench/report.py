@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass
 
 from rich.table import Table as RichTable
 
-from bnnfx.bench.layer import LayerTable
 from bnnfx.bench.machine import Machine
-from bnnfx.bench.model import Table
+from bnnfx.bench.single_layers import LayerTable
 from bnnfx.bench.timing import Spread
+from bnnfx.bench.whole_models import Table
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from bnnfx.schemes import schemes
 
 if TYPE_CHECKING:
     from bnnfx.bench.command import Settings
-    from bnnfx.bench.model import Notify
     from bnnfx.bench.report import Report
+    from bnnfx.bench.whole_models import Notify
 
 _USUAL_LAYERS = "all"
 

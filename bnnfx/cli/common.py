@@ -15,15 +15,15 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from typer.core import TyperGroup
 
 from bnnfx.config import FLOAT_KEYWORDS, Config, LayerConfig
-from bnnfx.core.files import write_whole
 from bnnfx.errors import BnnfxError
+from bnnfx.file_writing import write_whole
 from bnnfx.model_source import FORMS, IMAGE_SIZE, PREFIX
 from bnnfx.schemes import schemes
 
 if TYPE_CHECKING:
     from torch import Tensor, fx
 
-    from bnnfx.bench.model import Notify
+    from bnnfx.bench.whole_models import Notify
 
 _WIDTH = 120  # of tables that do not go to a terminal
 STDOUT = "-"

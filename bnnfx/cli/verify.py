@@ -101,7 +101,7 @@ def verify(
     with failure_in_one_line(), progress() as notify:
         from bnnfx.api import split_if_ternary
         from bnnfx.inspect.bit_trace import trace_bits
-        from bnnfx.inspect.verify import compare
+        from bnnfx.inspect.verification import compare
 
         shapes = tuple(map(sizes_of, input or ()))
         if not shapes:
@@ -124,7 +124,7 @@ def verify(
 
 
 def _require_nodes_of_ours(path: Path) -> None:
-    from bnnfx.ops.registry import ONNX_DOMAIN
+    from bnnfx.ops.packed_op import ONNX_DOMAIN
     from bnnfx.runtime.session import read_model
 
     if not any(node.domain == ONNX_DOMAIN for node in read_model(path).graph.node):

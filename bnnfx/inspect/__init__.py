@@ -5,7 +5,7 @@ from bnnfx.inspect.drawing import draw
 from bnnfx.inspect.explain import Explanation, explain
 from bnnfx.inspect.report import report
 from bnnfx.inspect.summary import Summary, summary
-from bnnfx.inspect.verify import Verification, verify
+from bnnfx.inspect.verification import Verification, verify
 
 __all__ = [
     "Cost",

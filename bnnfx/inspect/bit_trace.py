@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from bnnfx.core.dataflow import BATCH_NORMS, CONVOLUTIONS, calls, module_of, packed_op, packed_result, rearranges
-from bnnfx.core.record import record_of
-from bnnfx.core.stage import Stage
+from bnnfx.backends.onnx.packed_maps import packed_channels, packed_maps
+from bnnfx.backends.onnx.symbolic import from_onnx
 from bnnfx.errors import StageError
-from bnnfx.export.packed_maps import packed_channels, packed_maps
-from bnnfx.export.symbolic import from_onnx
+from bnnfx.graph.dataflow import BATCH_NORMS, CONVOLUTIONS, calls, module_of, packed_op, packed_result, rearranges
+from bnnfx.graph.record import record_of
+from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.nn.comparison import compare
 from bnnfx.numerics.bits import unpack_bits
 from bnnfx.ops import BY_ONNX_NAME, PackedOp
-from bnnfx.ops.registry import ONNX_DOMAIN
+from bnnfx.ops.packed_op import ONNX_DOMAIN
 from bnnfx.runtime.session import OPSET_KEY, open_session, read_model
 
 Array = npt.NDArray[Any]

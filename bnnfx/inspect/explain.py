@@ -9,14 +9,14 @@ from rich.table import Table
 from rich.text import Text
 from torch import fx
 
-from bnnfx.core.dataflow import packed_op, weight_bits
-from bnnfx.core.record import PassReport, Record, Remark, record_of
-from bnnfx.core.stage import Stage
 from bnnfx.errors import StageError
-from bnnfx.passes.binarize_layers import BinarizeLayers
-from bnnfx.passes.fold_batchnorm_to_affine import FoldBatchNormToAffine
-from bnnfx.passes.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
-from bnnfx.passes.select_layers import SelectLayers
+from bnnfx.graph.dataflow import packed_op, weight_bits
+from bnnfx.graph.record import PassReport, Record, Remark, record_of
+from bnnfx.graph.stage import Stage
+from bnnfx.passes.convert.binarize_layers import BinarizeLayers
+from bnnfx.passes.convert.select_layers import SelectLayers
+from bnnfx.passes.lower.fold_batchnorm_to_affine import FoldBatchNormToAffine
+from bnnfx.passes.lower.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
 from bnnfx.runtime.library import has_kernel
 
 _WIDTH = 120  # of tables that do not go to a terminal

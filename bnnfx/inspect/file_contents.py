@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bnnfx.ops.registry import ONNX_DOMAIN
+from bnnfx.ops.packed_op import ONNX_DOMAIN
 from bnnfx.runtime.library import has_kernel
 from bnnfx.runtime.session import read_model
 

@@ -11,12 +11,12 @@ import onnx.shape_inference
 from onnx import TensorProto
 from torch import Tensor
 
+from bnnfx.backends.onnx.packed_maps import packed_maps
+from bnnfx.backends.onnx.symbolic import from_onnx
 from bnnfx.errors import ExampleInputError, ModelFileError
-from bnnfx.export.packed_maps import packed_maps
-from bnnfx.export.symbolic import from_onnx
 from bnnfx.inspect.costs import Cost, LayerCost, Operands, packed_convolution
 from bnnfx.ops import BY_ONNX_NAME
-from bnnfx.ops.registry import ONNX_DOMAIN
+from bnnfx.ops.packed_op import ONNX_DOMAIN
 from bnnfx.runtime.session import read_model
 
 _WEIGHTS = {"Conv": 1, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1, "ConvInteger": 1, "MatMulInteger": 1} | {

@@ -9,7 +9,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnnfx.core.dataflow import (
+from bnnfx.backends.onnx.packed_maps import packed_channels
+from bnnfx.errors import ConversionError, ExampleInputError
+from bnnfx.frontend.trace import trace
+from bnnfx.graph.dataflow import (
     CONVOLUTIONS,
     DROPOUTS,
     WEIGHT_LAYERS,
@@ -20,10 +23,7 @@ from bnnfx.core.dataflow import (
     packed_result,
     rearranges,
 )
-from bnnfx.core.shapes import infer_shapes
-from bnnfx.core.trace import trace
-from bnnfx.errors import ConversionError, ExampleInputError
-from bnnfx.export.packed_maps import packed_channels
+from bnnfx.graph.shapes import infer_shapes
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
 from bnnfx.inspect.leaf_calls import WHOLE, Call, Shape, costs_something, is_layer, watched_leaves
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnnfx.core.dataflow import WEIGHT_LAYERS, module_of
+from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_of
 from bnnfx.nn import ActivationBinarizer
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

@@ -10,10 +10,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import fx, nn
 
-from bnnfx.core.record import record_of
-from bnnfx.core.shapes import as_tensors
-from bnnfx.core.stage import Stage
 from bnnfx.errors import ExampleInputError
+from bnnfx.graph.record import record_of
+from bnnfx.graph.shapes import as_tensors
+from bnnfx.graph.stage import Stage
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, BINARY_MACS_PER_FLOP, FLOAT_BITS, Cost, LayerCost
 from bnnfx.inspect.file_costs import file_costs
 from bnnfx.inspect.graph_costs import as_graph, graph_costs

@@ -1,7 +1,7 @@
 """The operators of packed graphs, `torch.ops.bnnfx.*`: schema, shape function, numpy reference.
 
 The same file names what the ONNX node of domain `ai.bnnfx` is called, so a packed operator is defined in one place; its
-standard-operator body is in `bnnfx.export.functions` and its kernels are in `bnnfx/csrc`.
+standard-operator body is in `bnnfx.backends.onnx.functions` and its kernels are in `bnnfx/csrc`.
 
 | torch | ONNX | computes |
 |---|---|---|
@@ -21,7 +21,7 @@ from bnnfx.ops.binary_conv2d_threshold import BINARY_CONV2D_THRESHOLD
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D
 from bnnfx.ops.max_pool2d import MAX_POOL2D
 from bnnfx.ops.pack import PACK, PACK_NHWC
-from bnnfx.ops.registry import OPSET_VERSION, PackedOp
+from bnnfx.ops.packed_op import OPSET_VERSION, PackedOp
 
 PACKED_OPS: tuple[PackedOp, ...] = (
     PACK,

@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnnfx.numerics import epilogue
+from bnnfx.numerics import float_steps
 from bnnfx.ops.checks import require_convolution
-from bnnfx.ops.registry import define
+from bnnfx.ops.packed_op import define
 from bnnfx.ops.window import accumulators, geometry, output_size
 
 
@@ -28,7 +28,7 @@ def _reference(
     constants = {"scale": (scale, torch.float32), "bias": (bias, torch.float32)}
     require_convolution("binary_conv2d", x, weight, channels, groups, low, constants, copies=copies)
     integers = accumulators(x, weight, channels, geometry(strides, pads, dilations), groups, low, copies=copies)
-    result = epilogue.scale(integers, scale.cpu().numpy(), bias.cpu().numpy()).transpose(0, 3, 1, 2)
+    result = float_steps.scale(integers, scale.cpu().numpy(), bias.cpu().numpy()).transpose(0, 3, 1, 2)
     return torch.from_numpy(np.ascontiguousarray(result)).to(x.device)
 
 

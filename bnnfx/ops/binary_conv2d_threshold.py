@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bnnfx.numerics.bits import pack_bits, row_bytes
 from bnnfx.ops.checks import require, require_convolution
-from bnnfx.ops.registry import PackedOp, define
+from bnnfx.ops.packed_op import PackedOp, define
 from bnnfx.ops.window import accumulators, geometry, output_size
 
 

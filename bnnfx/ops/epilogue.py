@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bnnfx.numerics import epilogue as steps
-from bnnfx.numerics.epilogue import Floats
+from bnnfx.numerics import float_steps as steps
+from bnnfx.numerics.float_steps import Floats
 
 NOTHING = torch.tensor([-0.0])
 """A bias that changes no number.

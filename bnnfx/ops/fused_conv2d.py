@@ -12,7 +12,7 @@ from torch import Tensor
 from bnnfx.numerics.bits import pack_bits, row_bytes
 from bnnfx.ops.checks import require, require_convolution
 from bnnfx.ops.epilogue import Epilogue, epilogues
-from bnnfx.ops.registry import PackedOp, define
+from bnnfx.ops.packed_op import PackedOp, define
 from bnnfx.ops.window import accumulators, geometry, output_size
 
 _ATTRIBUTES = "int channels, SymInt[] strides, SymInt[] pads, SymInt[] dilations, int groups, int low"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bnnfx.numerics import pooling
 from bnnfx.ops.checks import require
-from bnnfx.ops.registry import define
+from bnnfx.ops.packed_op import define
 from bnnfx.ops.window import geometry
 
 

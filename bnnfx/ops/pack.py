@@ -5,7 +5,7 @@ from torch import Tensor
 
 from bnnfx.numerics.bits import pack_bits, row_bytes
 from bnnfx.ops.checks import require
-from bnnfx.ops.registry import define
+from bnnfx.ops.packed_op import define
 
 
 def _nhwc(x: Tensor) -> Tensor:

@@ -10,9 +10,8 @@ import onnx
 import onnxruntime
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidGraph
 
-import bnnfx
 from bnnfx.errors import BenchmarkError
-from bnnfx.ops.registry import ONNX_DOMAIN, OPSET_VERSION
+from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
 
 _FILE_NAMES = {"win32": "bnnfx_ops.dll", "darwin": "libbnnfx_ops.dylib"}
 
@@ -35,7 +34,7 @@ def library_path() -> Path:
     """
     file_name = _FILE_NAMES.get(sys.platform, "libbnnfx_ops.so")
     # All of `__path__`: in an editable install the sources and the built files are two directories of one package.
-    candidates = [Path(directory).absolute() / "lib" / file_name for directory in bnnfx.__path__]
+    candidates = [Path(directory).absolute() / "lib" / file_name for directory in sys.modules["bnnfx"].__path__]
     for candidate in candidates:
         if candidate.is_file():
             return candidate

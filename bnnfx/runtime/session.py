@@ -11,7 +11,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from torch import Tensor
 
 from bnnfx.errors import ModelFileError, first_line
-from bnnfx.ops.registry import OPSET_VERSION
+from bnnfx.ops.packed_op import OPSET_VERSION
 from bnnfx.runtime.library import library_path
 
 OPSET_KEY = "bnnfx.opset_version"

@@ -4,6 +4,6 @@ Other packages add theirs through the entry-point group `bnnfx.schemes`, whose o
 """
 
 from bnnfx.schemes import binaryduo, bireal, rbnn, xnor  # each registers itself
-from bnnfx.schemes.registry import Scheme, get_scheme, register_scheme, schemes
+from bnnfx.schemes.scheme import Scheme, get_scheme, register_scheme, schemes
 
 __all__ = ["Scheme", "binaryduo", "bireal", "get_scheme", "rbnn", "register_scheme", "schemes", "xnor"]

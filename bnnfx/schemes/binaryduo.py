@@ -6,8 +6,8 @@ to W unchanged. Option `weight_bits=32` leaves the weights float, as the authors
 
 `bnnfx.split` makes two binary activations of each ternary one, which doubles the input channels of the layer behind it.
 So that the split network is no larger than the binary one it is compared with, layers are narrowed here: option
-`width_factor`, 1/sqrt(2) by default and 1.0 to keep all widths, or `parity="exact"`, which searches the widths
-instead; `Config.widths` sets single ones. See `bnnfx.passes.couple_widths`. Published widths are partly picked by hand
+`width_factor`, 1/sqrt(2) by default and 1.0 to keep all widths, or `parity="exact"`, which searches the widths instead;
+`Config.widths` sets single ones. See `bnnfx.passes.convert.couple_widths`. Published widths are partly picked by hand
 (VGG-7 has 336 where the factor gives 362, AlexNet 0.59 to 0.92 of its baseline, ResNet-18 keeps its 64 channels and
 ends in 512).
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from bnnfx.nn import TernaryActivation, WeightBinarizer
 from bnnfx.nn.sign import sign
-from bnnfx.schemes.registry import Options, Scheme, register_scheme
+from bnnfx.schemes.scheme import Options, Scheme, register_scheme
 
 
 class LayerScaledSign(WeightBinarizer):

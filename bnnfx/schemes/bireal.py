@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bnnfx.nn import SignActivation, WeightBinarizer
 from bnnfx.nn.sign import sign
 from bnnfx.numerics.surrogates import approx_sign, clipped_identity
-from bnnfx.schemes.registry import Options, Scheme, register_scheme
+from bnnfx.schemes.scheme import Options, Scheme, register_scheme
 
 
 class MagnitudeAwareSign(WeightBinarizer):

@@ -29,7 +29,7 @@ from bnnfx.nn import ActivationBinarizer, WeightBinarizer
 from bnnfx.nn.sign import sign
 from bnnfx.numerics.rotation import factor_fan_in, random_orthogonal, rotate, standardize, update_rotation
 from bnnfx.numerics.surrogates import annealing, training_aware
-from bnnfx.schemes.registry import Options, Scheme, register_scheme
+from bnnfx.schemes.scheme import Options, Scheme, register_scheme
 
 
 class RotatedSign(WeightBinarizer):

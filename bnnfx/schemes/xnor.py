@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bnnfx.nn import ScaledSign, SignActivation
 from bnnfx.numerics.surrogates import open_clipped_identity
-from bnnfx.schemes.registry import Scheme, register_scheme
+from bnnfx.schemes.scheme import Scheme, register_scheme
 
 
 class CentredScaledSign(ScaledSign):

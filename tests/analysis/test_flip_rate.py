@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from models import Chain
+from helpers.models import Chain
 from torch import nn
 from torch.nn import functional as F
 

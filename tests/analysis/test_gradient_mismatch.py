@@ -6,13 +6,13 @@ import math
 
 import pytest
 import torch
-from models import Chain, DropoutBeforeLinear, ManyInputsOutputs, Residual, loss_of
+from helpers.models import Chain, DropoutBeforeLinear, ManyInputsOutputs, Residual, loss_of
 from torch import nn
 from torch.nn import functional as F
 
 import bnnfx
 from bnnfx.analysis import gradient_mismatch
-from bnnfx.analysis.layers import weights_before_binarizers
+from bnnfx.analysis.measured_parameters import weights_before_binarizers
 from bnnfx.errors import AnalysisError
 from bnnfx.nn import ActivationBinarizer, BinaryLinear, SignActivation
 from bnnfx.numerics.surrogates import approx_sign, clipped_identity

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from models import Chain, SharedLayer
+from helpers.models import Chain, SharedLayer
 from torch import nn
 
 import bnnfx

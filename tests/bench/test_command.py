@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from models import Residual
+from helpers.models import Residual
 from typer.testing import CliRunner
 
 import bnnfx

@@ -12,7 +12,7 @@ import pytest
 from bnnfx.bench import contenders
 from bnnfx.bench.engines import Engine, open_engine
 from bnnfx.bench.inputs import feeds
-from bnnfx.bench.models import onnx_files
+from bnnfx.bench.model_forms import onnx_files
 from bnnfx.bench.nodes import OnnxRuntimeProfile
 
 OURS = ["bnnfx without kernels", "bnnfx with kernels"]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bnnfx.schemes import registry
+from bnnfx.schemes import scheme as registry
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -7,15 +7,15 @@ from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree
 
-import models
 import pytest
 import torch
+from helpers import models
 from torch import fx, nn
 
 import bnnfx
 from bnnfx._torchvision import import_torchvision
 from bnnfx.api import split_if_ternary
-from bnnfx.core.trace import trace
+from bnnfx.frontend.trace import trace
 from bnnfx.inspect.drawing.geometry import FONT, Box, width_of
 from bnnfx.inspect.drawing.graph_view import GraphView, view
 from bnnfx.inspect.drawing.layout import Layout, layout

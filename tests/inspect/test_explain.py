@@ -13,20 +13,20 @@ from typing import Any
 
 import pytest
 import torch
-from models import Chain, Model, Residual, SharedLayer, conv3x3
-from refusals import ALL, CASES, STOPPING, Case, One
+from helpers.models import Chain, Model, Residual, SharedLayer, conv3x3
+from helpers.refusals import ALL, CASES, STOPPING, Case, One
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bnnfx
 from bnnfx import Config, ConversionError, LayerConfig
-from bnnfx.core import trace
-from bnnfx.core.passes import Pass
-from bnnfx.core.record import Refusal, Remark
-from bnnfx.passes.binarize_layers import BinarizeLayers
-from bnnfx.passes.fold_batchnorm_to_affine import FoldBatchNormToAffine
-from bnnfx.passes.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
-from bnnfx.passes.select_layers import SelectLayers
+from bnnfx.graph import trace
+from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.record import Refusal, Remark
+from bnnfx.passes.convert.binarize_layers import BinarizeLayers
+from bnnfx.passes.convert.select_layers import SelectLayers
+from bnnfx.passes.lower.fold_batchnorm_to_affine import FoldBatchNormToAffine
+from bnnfx.passes.lower.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
 from bnnfx.schemes import get_scheme, schemes
 
 

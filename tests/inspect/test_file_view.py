@@ -1,18 +1,18 @@
 """Pictures and pages of ONNX files: what the file holds, neither more nor less, whoever wrote it."""
 
-import models
 import onnx
 import pytest
 import torch
+from helpers import models
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import bnnfx
-from bnnfx.export.packed_maps import packed_maps
+from bnnfx.backends.onnx.packed_maps import packed_maps
 from bnnfx.inspect.drawing import file_view
 from bnnfx.inspect.drawing.layout import layout
 from bnnfx.inspect.drawing.svg import to_svg
-from bnnfx.ops.registry import ONNX_DOMAIN
+from bnnfx.ops.packed_op import ONNX_DOMAIN
 
 
 @pytest.fixture(scope="module", params=["Residual", "Chain", "ManyInputsOutputs"])

@@ -7,9 +7,9 @@ import shutil
 import time
 from html.parser import HTMLParser
 
-import models
 import pytest
 import torch
+from helpers import models
 from torch import nn
 
 import bnnfx
@@ -17,10 +17,10 @@ from bnnfx import analysis
 from bnnfx._torchvision import import_torchvision
 from bnnfx.api import split_if_ternary
 from bnnfx.bench.machine import Machine
-from bnnfx.bench.model import Row, Table
 from bnnfx.bench.nodes import NodeRow
 from bnnfx.bench.report import Report
 from bnnfx.bench.timing import Spread
+from bnnfx.bench.whole_models import Row, Table
 from bnnfx.inspect.drawing import view
 
 SCHEMES = ("binaryduo", "bireal", "rbnn", "xnor")

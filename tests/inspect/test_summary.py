@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from models import HAZARDS, IMAGE, Gate, Model, SharedLayer, UntraceableForward, conv3x3
+from helpers.models import HAZARDS, IMAGE, Gate, Model, SharedLayer, UntraceableForward, conv3x3
 from onnx import TensorProto, helper
 from rich.console import Console
 from torch import Tensor, fx, nn

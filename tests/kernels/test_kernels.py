@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import cases
 import numpy as np
 import onnxruntime as ort
 import pytest
-from cases import FUSED, REPRESENTATIVES, THRESHOLDS, Array, Case, assert_same, window
+from helpers import cases
+from helpers.cases import FUSED, REPRESENTATIVES, THRESHOLDS, Array, Case, assert_same, window
 
 import bnnfx
 from bnnfx.numerics.bits import row_bytes

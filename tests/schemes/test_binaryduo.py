@@ -2,15 +2,15 @@
 
 import pytest
 import torch
-from graphs import lines, text
-from models import Chain, Model, PreActivation, Residual, SigmoidBeforeConv, conv3x3, loss_of
+from helpers.graphs import lines, text
+from helpers.models import Chain, Model, PreActivation, Residual, SigmoidBeforeConv, conv3x3, loss_of
 from torch import nn
 from torch.nn import functional as F
 
 import bnnfx
 from bnnfx import Config, LayerConfig, StageError
 from bnnfx._torchvision import import_torchvision
-from bnnfx.core.record import record_of
+from bnnfx.graph.record import record_of
 from bnnfx.nn import BinaryConv2d, BinaryLinear, TernaryActivation
 from bnnfx.schemes.binaryduo import LayerScaledSign
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import Chain
+from helpers.models import Chain
 from torch.nn import functional as F
 
 import bnnfx

@@ -5,8 +5,8 @@ import re
 
 import pytest
 import torch
-from graphs import lowerable
-from models import Chain, Grouped, Residual, loss_of
+from helpers.graphs import lowerable
+from helpers.models import Chain, Grouped, Residual, loss_of
 from torch import nn
 
 import bnnfx

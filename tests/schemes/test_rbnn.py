@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from models import Chain, loss_of
+from helpers.models import Chain, loss_of
 from torch import nn
 
 import bnnfx

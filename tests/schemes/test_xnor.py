@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import Chain, SharedLayer, loss_of
+from helpers.models import Chain, SharedLayer, loss_of
 
 import bnnfx
 from bnnfx.nn import BinaryConv2d, BinaryLinear

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from bnnfx.core.files import require_folder, write_whole
+from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.inspect.drawing.file_view import file_view
 from bnnfx.inspect.drawing.graph_view import view
 from bnnfx.inspect.drawing.layout_layers import require_extra

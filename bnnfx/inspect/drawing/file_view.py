@@ -12,11 +12,11 @@ import onnx
 import onnx.helper
 from onnx import TensorProto
 
-from bnnfx.export.packed_maps import packed_maps
+from bnnfx.backends.onnx.packed_maps import packed_maps
 from bnnfx.inspect.drawing.graph_view import Edge, GraphView, Kind, Node
 from bnnfx.inspect.drawing.graph_view_labels import epilogue_of
 from bnnfx.inspect.drawing.graph_view_values import Holds
-from bnnfx.ops.registry import ONNX_DOMAIN
+from bnnfx.ops.packed_op import ONNX_DOMAIN
 from bnnfx.runtime.session import read_model
 
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)

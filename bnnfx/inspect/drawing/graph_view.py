@@ -14,10 +14,10 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
-from bnnfx.core.dataflow import calls, packed_op, packed_result
-from bnnfx.core.record import record_of
-from bnnfx.core.trace import trace
 from bnnfx.errors import ExampleInputError
+from bnnfx.frontend.trace import trace
+from bnnfx.graph.dataflow import calls, packed_op, packed_result
+from bnnfx.graph.record import record_of
 from bnnfx.inspect.drawing.graph_view_blocks import Blocks
 from bnnfx.inspect.drawing.graph_view_labels import constants_of, details_of, is_constant, kind_of, lines_of
 from bnnfx.inspect.drawing.graph_view_values import Holds, Values

@@ -2,7 +2,7 @@
 
 from torch import fx
 
-from bnnfx.core.record import record_of
+from bnnfx.graph.record import record_of
 
 
 class Blocks:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx, nn
 
-from bnnfx.core.dataflow import CONVOLUTIONS, constant, module_of, packed_op
+from bnnfx.graph.dataflow import CONVOLUTIONS, constant, module_of, packed_op
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.ops import PackedOp
 

@@ -6,10 +6,10 @@ import torch
 from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bnnfx.core.dataflow import bits_source, module_of, packed_op, packed_result
-from bnnfx.core.shapes import as_tensors, infer_shapes
+from bnnfx.backends.onnx.packed_maps import packed_channels
 from bnnfx.errors import ExampleInputError
-from bnnfx.export.packed_maps import packed_channels
+from bnnfx.graph.dataflow import bits_source, module_of, packed_op, packed_result
+from bnnfx.graph.shapes import as_tensors, infer_shapes
 from bnnfx.nn import ActivationBinarizer
 
 Holds = Literal["float", "bits", "ternary", "other"]

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnnfx.analysis import FlipHistory
-from bnnfx.core.record import Record
-from bnnfx.core.stage import Stage
-from bnnfx.inspect.report.layers import layer_rows
+from bnnfx.graph.record import Record
+from bnnfx.graph.stage import Stage
+from bnnfx.inspect.report.layer_rows import layer_rows
 from bnnfx.inspect.report.shown import Model, Owners
 
 

@@ -9,9 +9,9 @@ from typing import Any
 from torch import fx
 
 from bnnfx.analysis import QuantizationError, quantization_error
-from bnnfx.core.record import Record
-from bnnfx.core.stage import Stage
 from bnnfx.errors import ExampleInputError, ModelFileError
+from bnnfx.graph.record import Record
+from bnnfx.graph.stage import Stage
 from bnnfx.inspect.drawing import GraphView
 from bnnfx.inspect.drawing.graph_view import Node
 from bnnfx.inspect.explain import Explanation, explain

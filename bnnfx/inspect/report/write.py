@@ -9,9 +9,9 @@ import torch
 from torch import fx, nn
 
 from bnnfx.analysis import FlipHistory
-from bnnfx.core.files import require_folder, write_whole
-from bnnfx.core.record import record_of
-from bnnfx.core.trace import trace
+from bnnfx.file_writing import require_folder, write_whole
+from bnnfx.frontend.trace import trace
+from bnnfx.graph.record import record_of
 from bnnfx.inspect.drawing import file_view, view
 from bnnfx.inspect.report.contents import contents
 from bnnfx.inspect.report.page import page

@@ -1,0 +1,1 @@
+"""How a packed graph goes out: one subpackage per target."""

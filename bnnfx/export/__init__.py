@@ -1,5 +1,0 @@
-"""Writing packed graphs as ONNX files."""
-
-from bnnfx.export.onnx_file import export_onnx
-
-__all__ = ["export_onnx"]

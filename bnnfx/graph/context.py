@@ -1,0 +1,63 @@
+"""What the passes of a pipeline share besides the graph."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+from bnnfx.config import Config
+from bnnfx.graph.dataflow import weight_bits
+from bnnfx.graph.record import Remark
+from bnnfx.schemes import Scheme
+
+
+@dataclass
+class ConvertContext:
+    """For the passes of `convert`.
+
+    Attributes:
+        scheme: the scheme to apply.
+        config: the user's choices.
+        options: of the scheme for the network as a whole, resolved.
+        shapes: shapes of the traced values, also in their canonical spelling; empty if no example inputs were given or
+            once layers were given another width. Other nodes that are made have none.
+        leaves: the submodules that could not be traced, with the reason.
+        layers: the layers with a weight of the user's model and their types; `SelectLayers` adds functional calls.
+        binary: the layers that will be binarized and their resolved options; `SelectLayers` fills it.
+    """
+
+    scheme: Scheme
+    config: Config
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
+    leaves: Sequence[Remark] = ()
+    layers: dict[str, str] = field(default_factory=dict)
+    binary: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def is_binary(self, node: fx.Node) -> bool:
+        """Whether a node calls a layer that will be binarized."""
+        return node.op == "call_module" and node.target in self.binary
+
+    def absorbs_relu(self, name: str) -> bool:
+        """Whether the activation in front of a binary layer gives with a ReLU before it what it gives without."""
+        return self.scheme.activation(self.binary[name]).absorbs_relu
+
+
+@dataclass
+class LowerContext:
+    """For the passes of `lower`.
+
+    Attributes:
+        shapes: shapes of the values on the example inputs; a pass that replaces a node by one of equal shape adds it.
+        packed: the buffers that hold weight bits, and the layer that each comes from; `PackLayers` fills it.
+    """
+
+    shapes: dict[fx.Node, torch.Size]
+    packed: dict[str, str] = field(default_factory=dict)
+
+    def layers_of(self, node: object) -> tuple[str, ...]:
+        """The layer that a packed convolution was made from; nothing for any other node."""
+        layer = self.packed.get(weight_bits(node) or "")
+        return () if layer is None else (layer,)

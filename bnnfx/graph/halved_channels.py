@@ -1,0 +1,147 @@
+"""Graph edits of `bnnfx.split`: nodes that double a map, batch norms of twice the channels, where bits come from."""
+
+import operator
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from bnnfx.graph.dataflow import (
+    BATCH_NORMS,
+    DROPOUTS,
+    ELEMENTWISE,
+    POOLS,
+    bits_source,
+    calls,
+    is_add,
+    is_replication,
+    module_of,
+)
+from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn.halves import SHIFT, halves_by_group, mean_of_halves, shift_halves
+
+LAYERS = (nn.Conv2d, nn.Linear, BinaryConv2d, BinaryLinear)
+"""Layers that can read halves instead of a map: with `[W/2, W/2]` they compute the same."""
+
+
+def replication_of(value: fx.Node) -> fx.Node:
+    """Two copies of a map, `[v, v]`."""
+    for user in value.users:
+        if is_replication(user):
+            value.append(user)  # in front of whoever is going to read it
+            return user
+    with value.graph.inserting_after(value):
+        return value.graph.call_function(torch.cat, ([value, value], 1))
+
+
+def find_halves(value: fx.Node) -> fx.Node | None:
+    """The shifted copies of a map if the graph has them, else None."""
+    for copies in value.users:
+        if is_replication(copies):
+            return next((user for user in copies.users if calls(user, shift_halves)), None)
+    return None
+
+
+def halves_of(value: fx.Node) -> fx.Node:
+    """The shifted copies of a map, `[v - 1/4, v + 1/4]`."""
+    copies, found = replication_of(value), find_halves(value)
+    if found is not None:
+        copies.append(found)
+        return found
+    with value.graph.inserting_after(copies):
+        return value.graph.call_function(shift_halves, (copies, SHIFT))
+
+
+def put_in_place(doubled: fx.Node, halves: fx.Node) -> None:
+    """Let `doubled`, which now holds the halves of its map, take the place of `halves`; others read their mean."""
+    graph, copies, others = doubled.graph, halves.all_input_nodes[0], dict(doubled.users)
+    halves.replace_all_uses_with(doubled)
+    graph.erase_node(halves)
+    if not copies.users:
+        graph.erase_node(copies)
+        del others[copies]
+    if others:
+        with graph.inserting_after(doubled):
+            mean = graph.call_function(mean_of_halves, (doubled,))
+        for user in others:
+            user.replace_input_with(doubled, mean)
+
+
+def is_called_once(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a module has this one call."""
+    return [n for n in gm.graph.nodes if n.op == "call_module" and n.target == node.target] == [node]
+
+
+@torch.no_grad()
+def widen_batch_norm(batch_norm: nn.Module, shift: float) -> None:
+    """Give every channel a copy, with beta less `shift` in the first half and more by it in the second, in place."""
+    assert isinstance(batch_norm, BATCH_NORMS)
+    batch_norm.num_features *= 2
+    for name, parameter in list(batch_norm.named_parameters(recurse=False)):
+        doubled = torch.cat([parameter, parameter])
+        if name == "bias":
+            doubled = shift_halves(doubled, shift, axis=0)
+        setattr(batch_norm, name, nn.Parameter(doubled, parameter.requires_grad))
+    for name, buffer in list(batch_norm.named_buffers(recurse=False)):
+        if buffer.ndim:
+            setattr(batch_norm, name, torch.cat([buffer, buffer]))
+
+
+def keeps_shift(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node gives `f(x + c) = f(x) + c` in training and evaluation, and keeps channels apart and in order."""
+    module = module_of(gm, node)
+    if isinstance(module, nn.AvgPool2d):
+        counts_padding = module.count_include_pad and module.padding not in (0, (0, 0))
+        return not counts_padding and module.divisor_override is None
+    if isinstance(module, (nn.MaxPool2d, nn.AdaptiveMaxPool2d)):
+        return not module.return_indices
+    return isinstance(module, nn.AdaptiveAvgPool2d | nn.Identity) or is_flatten(node)
+
+
+def is_flatten(node: fx.Node) -> bool:
+    """Whether a node flattens everything but the batch."""
+    return calls(node, torch.flatten) and node.args[1:] in ((1,), (1, -1))
+
+
+def reads_bits(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a value comes from a layer behind a binarizer, through batch norm, pooling and views only."""
+    while not isinstance(module_of(gm, node), LAYERS):
+        if not (isinstance(module_of(gm, node), BATCH_NORMS) or keeps_shift(gm, node) or is_replication(node)):
+            return False
+        node = node.all_input_nodes[0]
+    source = bits_source(gm, node.all_input_nodes[0])
+    while keeps_shift(gm, source):
+        source = bits_source(gm, source.all_input_nodes[0])
+    return isinstance(module_of(gm, source), ActivationBinarizer)
+
+
+def channels_of(gm: fx.GraphModule, node: object) -> int | None:
+    """How many channels a value has, where modules and spellings that are common tell; else None."""
+    module = module_of(gm, node)
+    if not isinstance(node, fx.Node) or not node.all_input_nodes:
+        return None
+    source = channels_of(gm, node.all_input_nodes[0]) if not isinstance(module, (*BATCH_NORMS, *LAYERS)) else None
+    if isinstance(module, BATCH_NORMS):
+        return module.num_features
+    if isinstance(module, nn.Conv2d):
+        return module.out_channels
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    if isinstance(module, (*POOLS, *ELEMENTWISE, *DROPOUTS, nn.Identity)):
+        return source
+    if is_add(node):
+        return source if source == channels_of(gm, node.all_input_nodes[1]) else None
+    if source is None:
+        return None
+    if calls(node, mean_of_halves):
+        return source // 2
+    if is_replication(node):
+        return 2 * source
+    if calls(node, shift_halves) or calls(node, halves_by_group):
+        return source
+    if calls(node, operator.getitem) and isinstance(node.args[1], tuple) and node.args[1][1:2] == (slice(None),):
+        return source
+    if calls(node, F.pad) and isinstance(node.args[1], list | tuple) and len(node.args[1]) == 6:
+        front, behind = node.args[1][4:]
+        return source + front + behind if isinstance(front, int) and isinstance(behind, int) else None
+    return None

@@ -1,0 +1,131 @@
+"""The record that travels with a graph: its stage, the scheme that made it, and what every pass did and refused.
+
+It survives `deepcopy`, `pickle` and `torch.save`. Besides the signature that a graph was lowered for, it holds
+history for people; what a later stage needs of a node is an argument or a buffer of it.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import fx
+
+from bnnfx.errors import StageError
+
+if TYPE_CHECKING:
+    from bnnfx.graph.stage import Stage
+
+_KEY = "bnnfx"
+_ATTRIBUTE = "_bnnfx_record"
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A pass's no to one place.
+
+    Attributes:
+        reason: what speaks against it.
+        remedy: the edit, of the model or of an argument, that would change it; empty where none is known.
+    """
+
+    reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A pass's word on one node or layer: why it was left as it is, or what was noticed there.
+
+    Attributes:
+        subject: the layer's qualified name where there is one, else the node's.
+        reason: why, or what.
+        remedy: the edit that would change it; empty where none is known, or none is needed.
+        layers: the layers of the float model that it concerns, by qualified name.
+    """
+
+    subject: str
+    reason: str
+    remedy: str = ""
+    layers: tuple[str, ...] = ()
+
+
+@dataclass
+class PassReport:
+    """What one pass did.
+
+    Attributes:
+        name: class name of the pass.
+        applied: the subjects that were rewritten.
+        refused: the subjects that matched but were left as they are, with the reason.
+        notes: what was noticed and needs no rewrite.
+        changed: whether graph or modules differ afterwards, as measured by the runner.
+    """
+
+    name: str
+    applied: list[str] = field(default_factory=list)
+    refused: list[Remark] = field(default_factory=list)
+    notes: list[Remark] = field(default_factory=list)
+    changed: bool = False
+
+
+@dataclass
+class Record:
+    """History of a graph.
+
+    Attributes:
+        stage: where it is on its way.
+        scheme: name of the scheme that binarized it.
+        options: the scheme's options, for all layers.
+        reports: one per pass, in order.
+        inputs: shape and element type of each argument of forward that it was lowered for; axis 0 is the free batch.
+        layers: the layers with a weight of the float model and the names of their types, by qualified name, and the
+            calls of their functional forms, by the node's name.
+        packed: the buffers of a packed graph that hold weight bits, and the layer that each comes from.
+    """
+
+    stage: "Stage"
+    scheme: str = ""
+    options: dict[str, object] = field(default_factory=dict)
+    reports: list[PassReport] = field(default_factory=list)
+    inputs: tuple[tuple[torch.Size, torch.dtype], ...] = ()
+    layers: dict[str, str] = field(default_factory=dict)
+    packed: dict[str, str] = field(default_factory=dict)
+
+    def refusals(self) -> list[Remark]:
+        """Every refusal, in the order of the passes."""
+        return [remark for report in self.reports for remark in report.refused]
+
+    def continued(self) -> "Record":
+        """A copy to go on writing in, so that the graph it came from keeps its own history."""
+        return dataclasses.replace(self, reports=list(self.reports), packed=dict(self.packed))
+
+
+def attach(gm: fx.GraphModule, record: Record) -> None:
+    """Store the record where `deepcopy` keeps it (`meta`) and where pickling keeps it (an attribute)."""
+    gm.meta[_KEY] = record
+    # torch's own key: deepcopy restores these attributes, so that a copy can be pickled too
+    gm.meta.setdefault("_user_preserved_attributes", {})[_ATTRIBUTE] = record
+    setattr(gm, _ATTRIBUTE, record)
+
+
+def record_of(gm: fx.GraphModule) -> Record | None:
+    """The record of a graph, or None if it was not made here."""
+    record = gm.meta.get(_KEY) or gm.__dict__.get(_ATTRIBUTE)
+    if record is not None:
+        attach(gm, record)
+    return record
+
+
+def require_stage(gm: object, stage: "Stage", function: str) -> Record:
+    """The record of a graph that must be in `stage`.
+
+    Raises:
+        StageError: it is not; the message says which call gives such a graph.
+    """
+    record = record_of(gm) if isinstance(gm, fx.GraphModule) else None
+    if record is not None and record.stage is stage:
+        return record
+    given = f"a graph in stage {record.stage.value}" if record is not None else f"a {type(gm).__name__}"
+    maker = {"trainable": "bnnfx.convert", "packed": "bnnfx.lower"}[stage.value]
+    raise StageError(f"{function} takes a graph in stage {stage.value}, which {maker} returns; got {given}.")

@@ -1,0 +1,63 @@
+"""The step from a float to a trainable binary graph: binarizers before the selected layers, binary weights in them."""
+
+from collections.abc import Iterator
+
+from torch import fx, nn
+
+from bnnfx.graph import edit
+from bnnfx.graph.context import ConvertContext
+from bnnfx.graph.dataflow import DROPOUTS, module_of, sole_user
+from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.stage import Stage
+from bnnfx.nn import BinaryConv2d, BinaryLinear
+
+
+class BinarizeLayers(Pass[ConvertContext, fx.Node]):
+    """Before: `conv(x)`. After: `binary_conv(sign(x))`, with the float layer's parameters under their old names.
+
+    A scheme that binarizes activations only leaves the layer itself as it is: `conv(sign(x))`.
+
+    A dropout in front of the layer ends up between the two: dropped +-1 values are 0, which a sign behind it would turn
+    into +1.
+    """
+
+    requires = Stage.CANONICAL
+    ensures = Stage.TRAINABLE
+
+    def match(self) -> Iterator[fx.Node]:
+        """Every call of a selected layer."""
+        for node in list(self.gm.graph.nodes):
+            if self.context.is_binary(node):
+                yield node
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Insert the binarizer, and swap the layer at its first call."""
+        name = str(match.target)
+        scheme, options = self.context.scheme, self.context.binary[name]
+        layer = module_of(self.gm, match)
+        assert layer is not None
+        if not isinstance(layer, BinaryConv2d | BinaryLinear):
+            weight = scheme.weight(layer, options)
+            if weight is None:
+                chosen = ", ".join(f"{key}={value!r}" for key, value in options.items())
+                self.note(
+                    name,
+                    "its weight stays float behind a binarized activation, as the scheme's options say",
+                    f"choose options of the scheme with which it is binarized; they are {chosen} here",
+                )
+            elif isinstance(layer, nn.Conv2d):
+                edit.replace_module(self.gm, name, BinaryConv2d.from_float(layer, weight))
+            elif isinstance(layer, nn.Linear):
+                edit.replace_module(self.gm, name, BinaryLinear.from_float(layer, weight))
+        reader, source = match, match.all_input_nodes[0]
+        while isinstance(module_of(self.gm, source), DROPOUTS) and sole_user(source) is reader:
+            reader, source = source, source.all_input_nodes[0]
+        binarizer = scheme.activation(options).to(self.gm.get_parameter(f"{name}.weight").device)
+        target = edit.add_module(self.gm, name, "sign", binarizer)
+        with self.gm.graph.inserting_before(reader):
+            bits = self.gm.graph.call_module(target, (source,))
+        reader.replace_input_with(source, bits)
+
+    def subject(self, match: fx.Node) -> str:
+        """The layer's qualified name."""
+        return str(match.target)

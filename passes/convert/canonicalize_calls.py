@@ -1,0 +1,46 @@
+"""Aliases of an operation to its one canonical spelling."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx, nn
+
+from bnnfx.graph import edit
+from bnnfx.graph.canonical import canonical_call
+from bnnfx.graph.context import ConvertContext
+from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.stage import Stage
+
+
+class CanonicalizeCalls(Pass[ConvertContext, fx.Node]):
+    """Before: `F.relu(x)`, `x.view(x.size(0), -1)`, `x.add_(y)`. After: `nn.ReLU`, `torch.flatten`, `operator.add`."""
+
+    requires = Stage.TRACED
+    ensures = Stage.CANONICAL
+
+    def match(self) -> Iterator[fx.Node]:
+        """Nodes that the table of aliases knows."""
+        for node in list(self.gm.graph.nodes):
+            if canonical_call(self.gm, node) is not None:
+                yield node
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Put the canonical call in the node's place."""
+        call = canonical_call(self.gm, match)
+        assert call is not None
+        function, arguments = call
+        target: Any = function
+        if isinstance(function, nn.Module):
+            target = edit.add_module(self.gm, match.name, type(function).__name__.lower(), function)
+        with self.gm.graph.inserting_before(match):
+            if isinstance(function, nn.Module):
+                new = self.gm.graph.call_module(target, arguments)
+            else:
+                new = self.gm.graph.call_function(target, arguments)
+        if match in self.context.shapes:
+            self.context.shapes[new] = self.context.shapes[match]
+        edit.replace(match, new)
+
+    def subject(self, match: fx.Node) -> str:
+        """The node's name."""
+        return match.name

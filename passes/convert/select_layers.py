@@ -1,0 +1,301 @@
+"""Decide which layers become binary; every other convolution or linear layer gets its reason."""
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.utils import parametrize
+
+from bnnfx.errors import ConversionError
+from bnnfx.graph.context import ConvertContext
+from bnnfx.graph.dataflow import (
+    RELUS,
+    WEIGHT_LAYERS,
+    depends_on_input,
+    is_add,
+    module_calls,
+    module_of,
+    never_negative,
+)
+from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.ranks import ranks_of
+from bnnfx.graph.record import Refusal, Remark
+from bnnfx.graph.stage import Stage
+from bnnfx.nn import BINARY_LAYERS
+from bnnfx.schemes import get_scheme, schemes
+
+_FUNCTIONS = {
+    *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear, F.bilinear),
+    F.multi_head_attention_forward,
+}
+_PRODUCTS = {
+    *(operator.matmul, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum, torch.tensordot),
+    *("matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm"),
+}
+
+
+class SelectLayers(Pass[ConvertContext, fx.Node]):
+    """Changes nothing in the graph: it fills `context.binary`, and its refusals say why a layer stays float."""
+
+    requires = Stage.CANONICAL
+    ensures = Stage.CANONICAL
+
+    def match(self) -> Iterator[fx.Node]:
+        """The first call of every layer with a weight, and calls of their functional forms."""
+        self._boundary = _Boundary(self.gm)
+        self._ranks = ranks_of(self.gm, self.context.shapes)
+        seen: set[object] = set()
+        for node in list(self.gm.graph.nodes):
+            if _is_functional_layer(node):
+                self.context.layers[node.name] = getattr(node.target, "__name__", str(node.target))
+                yield node
+            if isinstance(module_of(self.gm, node), WEIGHT_LAYERS) and node.target not in seen:
+                seen.add(node.target)
+                yield node
+
+    def allowed(self, match: fx.Node) -> Refusal | None:
+        """What the user excludes, what the layer and the scheme allow, then what stays float unless the user asks."""
+        layer, name = module_of(self.gm, match), str(match.target)
+        if layer is None:
+            return Refusal(
+                f"{getattr(match.target, '__name__', name)} is called as a function",
+                "make it a module, nn.Conv2d or nn.Linear, that forward calls",
+            )
+        chosen = self.context.config.for_layer(name, type(layer)).binarize
+        binarize = f"Config(layers={{{name!r}: LayerConfig(binarize=True)}})"
+        if chosen is False:
+            return Refusal("stays float because Config.layers says binarize=False", f"{binarize}, or drop that entry")
+        obstacle = (
+            _unsupported(layer) or self._wrong_rank(match) or self._constant_sign(match) or self._scheme_refuses(layer)
+        )
+        if obstacle is not None or chosen:
+            return obstacle
+        kept = self._kept_float([node for node in self.gm.graph.nodes if node.target == match.target])
+        if kept is None:
+            return None
+        return Refusal(f"the {kept} layer stays float", f"{binarize}, or leave {kept!r} out of Config.keep_float")
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Note the layer and its options."""
+        self.context.binary[str(match.target)] = self._options(match)
+
+    def subject(self, match: fx.Node) -> str:
+        """The layer's qualified name."""
+        return str(match.target) if match.op == "call_module" else match.name
+
+    def finish(self) -> None:
+        """Refuse a configuration that cannot be meant, and a model with nothing to binarize; name what was not met."""
+        names = {
+            str(n.target): type(self.gm.get_submodule(str(n.target))) for n in module_calls(self.gm, WEIGHT_LAYERS)
+        }
+        for field, unmatched in self.context.config.unmatched(names).items():
+            raise ValueError(
+                f"Config.{field} selects no layer with {', '.join(map(repr, unmatched))}; "
+                f"the layers are: {', '.join(names)}."
+            )
+        for key, layer in self.context.config.layers.items():
+            misplaced = sorted(set(layer.options) & set(self.context.scheme.network_options))
+            if misplaced:
+                raise ValueError(
+                    f"Config.layers[{key!r}] gives {', '.join(map(repr, misplaced))}, which is an option of the whole "
+                    "network; give it in Config.options."
+                )
+        if not self.context.binary:
+            refused = [
+                f"'{remark.subject}': {remark.reason}." + (f" The remedy: {remark.remedy}." if remark.remedy else "")
+                for remark in self.report.refused[:1]
+            ]
+            raise ConversionError(
+                "Nothing in this model can be binarized. "
+                + (
+                    f"{len(self.report.refused)} layer(s) stay float, the first is {refused[0]}"
+                    if refused
+                    else "torch.fx found no Conv2d or Linear in it; a module that is kept as a leaf hides its layers: "
+                    + (" ".join(f"'{r.subject}' is {r.reason}" for r in self.context.leaves) or "there is none here.")
+                )
+            )
+        met = {*self.context.binary, *(remark.subject for remark in self.report.refused)}
+        for name in self.context.layers:
+            if name not in met:
+                refusal = self._never_met(name)
+                self.report.refused.append(Remark(name, refusal.reason, refusal.remedy))
+
+    def _never_met(self, name: str) -> Refusal:
+        """Why no node of the graph calls this layer of the user's model."""
+        for leaf in self.context.leaves:
+            if name.startswith(f"{leaf.subject}."):
+                return Refusal(f"it is inside '{leaf.subject}', which is {leaf.reason}", leaf.remedy)
+        for node in module_calls(self.gm, nn.Module):
+            if name.startswith(f"{node.target}."):
+                kind = type(module_of(self.gm, node)).__name__
+                return Refusal(
+                    f"it is inside '{node.target}', a {kind}, which is called as a whole",
+                    f"write what {kind} does as a module of your own that calls its layers",
+                )
+        mode = "train" if self.gm.training else "eval"
+        return Refusal(
+            f"forward does not call it in the mode that the model was converted in, {mode}()",
+            "let forward call it; or, if it does so in the other mode only, convert the model in that mode",
+        )
+
+    def _options(self, match: fx.Node) -> dict[str, Any]:
+        name = str(match.target)
+        options = self.context.config.for_layer(name, type(self.gm.get_submodule(name))).options
+        return self.context.scheme.resolve_layer(options)
+
+    def _kept_float(self, calls: list[fx.Node]) -> str | None:
+        tests: dict[str, Callable[[fx.Node], bool]] = {
+            "first": self._boundary.first,
+            "last": self._boundary.last,
+            "downsample": lambda node: _is_downsample(self.gm, node),
+        }
+        for word in self.context.config.keep_float:
+            if any(tests[word](node) for node in calls):
+                return word
+        return None
+
+    def _scheme_refuses(self, layer: nn.Module) -> Refusal | None:
+        reason = self.context.scheme.refuses(layer)
+        if reason is None:
+            return None
+        others = [name for name in schemes() if get_scheme(name).refuses(layer) is None]
+        return Refusal(reason, f"convert with scheme {' or '.join(map(repr, others))}" if others else "")
+
+    def _constant_sign(self, match: fx.Node) -> Refusal | None:
+        if self.context.scheme.activation(self._options(match)).absorbs_relu:
+            return None
+        culprit = never_negative(self.gm, match.all_input_nodes[0], ignoring=RELUS)
+        if culprit is None:
+            return None
+        return Refusal(
+            f"its input is never negative, because of '{culprit.name}', so a sign of it would be constant",
+            f"put a batch norm between '{culprit.name}' and it",
+        )
+
+    def _wrong_rank(self, match: fx.Node) -> Refusal | None:
+        layer, source = module_of(self.gm, match), match.all_input_nodes[0]
+        wanted = 2 if isinstance(layer, nn.Linear) else 4
+        if self._ranks.get(source, wanted) == wanted:
+            return None
+        axes = "(N, C)" if isinstance(layer, nn.Linear) else "(N, C, H, W)"
+        shape = self.context.shapes.get(source)
+        given = f"shape {list(shape)}" if shape is not None else f"{self._ranks[source]} axes"
+        return Refusal(
+            f"its input has {given}; a binary {type(layer).__name__} takes {axes} only",
+            f"reshape its input to {axes}, and its output back",
+        )
+
+
+def _is_functional_layer(node: fx.Node) -> bool:
+    """A convolution called as a function, or a product of a value with a tensor that does not depend on the input."""
+    if node.op == "call_function" and node.target in _FUNCTIONS:
+        return True
+    if node.op not in ("call_function", "call_method") or node.target not in _PRODUCTS:
+        return False
+    return len({depends_on_input(operand) for operand in node.all_input_nodes}) == 2
+
+
+def _unsupported(layer: nn.Module) -> Refusal | None:
+    if isinstance(layer, LazyModuleMixin):
+        return Refusal("its weight is not made yet", "run the model once on an input before convert")
+    if parametrize.is_parametrized(layer):
+        return Refusal(
+            "its weight is parametrized",
+            "call torch.nn.utils.parametrize.remove_parametrizations on it before convert",
+        )
+    if layer._forward_pre_hooks or layer._forward_hooks:
+        return Refusal(
+            "it has forward hooks (weight normalization is one), which a binary layer would lose",
+            "remove them before convert, and put back what should stay on the result",
+        )
+    if type(layer) not in BINARY_LAYERS:
+        return _of_another_type(layer)
+    if isinstance(layer, nn.Conv2d):
+        if layer.padding_mode != "zeros":
+            return Refusal(
+                f"padding_mode={layer.padding_mode!r} is not supported",
+                "padding_mode='zeros', or an nn.ReflectionPad2d or its like in front and padding=0",
+            )
+        if layer.padding == "same" and any(
+            d * (k - 1) % 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
+        ):
+            return Refusal(
+                "padding='same' pads its two sides differently for this kernel", "use an odd kernel, or numbers"
+            )
+    if not layer.weight.is_floating_point():  # type: ignore[operator]
+        return Refusal(f"its weight is {layer.weight.dtype}", "convert the model with a weight of floats")
+    return None
+
+
+def _of_another_type(layer: nn.Module) -> Refusal:
+    known = " and ".join(kind.__name__ for kind in BINARY_LAYERS)
+    reason = f"{type(layer).__name__} is not supported; {known} are"
+    for kind in BINARY_LAYERS:
+        if isinstance(layer, kind):
+            return Refusal(
+                reason, f"use nn.{kind.__name__} itself, and do what the subclass adds in a module around it"
+            )
+    if isinstance(layer, nn.Conv1d):
+        return Refusal(reason, "use nn.Conv2d with a kernel of (1, k) on x.unsqueeze(2)")
+    return Refusal(reason)
+
+
+class _Boundary:
+    """Which layers read an input, and which give an output, with no other layer with a weight between."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        layers = set(module_calls(gm, WEIGHT_LAYERS))
+        self._sees_input: set[fx.Node] = set()
+        self._reaches_output: set[fx.Node] = set()
+        for node in gm.graph.nodes:
+            sources = [n for n in node.all_input_nodes if n not in layers and not _is_size(n)]
+            if node.op == "placeholder" or any(source in self._sees_input for source in sources):
+                self._sees_input.add(node)
+        for node in reversed(gm.graph.nodes):
+            users = [user for user in node.users if user not in layers]
+            if any(user.op == "output" or user in self._reaches_output for user in users):
+                self._reaches_output.add(node)
+
+    def first(self, node: fx.Node) -> bool:
+        return node in self._sees_input
+
+    def last(self, node: fx.Node) -> bool:
+        return node in self._reaches_output
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node reads the shape of a tensor, which carries none of its values."""
+    return (node.op == "call_method" and node.target in ("size", "dim", "numel")) or (
+        node.op == "call_function" and node.target is getattr
+    )
+
+
+def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """A 1x1 convolution that is the only one on its side of a residual add, while the other side has more or larger."""
+    layer = module_of(gm, node)
+    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
+        return False
+    end = node
+    while len(end.users) == 1 and not is_add(end):
+        end = next(iter(end.users))
+    if not is_add(end):
+        return False
+    sides = [_layers_up_to_fork(gm, operand) for operand in end.all_input_nodes]
+    own = next((side for side in sides if node in side), [])
+    other = next((side for side in sides if node not in side), [])
+    larger = any(getattr(module_of(gm, layer), "kernel_size", None) != (1, 1) for layer in other)
+    return own == [node] and (len(other) > 1 or larger)
+
+
+def _layers_up_to_fork(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
+    """The layers with a weight on the chain that ends at `node`, back to where the value has several readers."""
+    found = []
+    while len(node.users) == 1 and len(node.all_input_nodes) == 1:
+        if isinstance(module_of(gm, node), WEIGHT_LAYERS):
+            found.append(node)
+        node = node.all_input_nodes[0]
+    return found

@@ -1,0 +1,74 @@
+"""Binarizers that something else than a binary layer reads: the comparison that they are, with a float result."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import fx
+
+from bnnfx.errors import ConversionError
+from bnnfx.graph import edit
+from bnnfx.graph.context import LowerContext
+from bnnfx.graph.dataflow import module_calls, module_of
+from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.record import Refusal
+from bnnfx.graph.stage import Stage
+from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn.comparison import compare
+
+
+class CompareForFloatLayers(Pass[LowerContext, fx.Node]):
+    """Before: `float_layer(heaviside(x))`. After: `float_layer(compare(x, threshold, 0, 1))`, on a float map.
+
+    A layer whose weight stayed float behind a binarized activation (BinaryDuo's `weight_bits=32`) computes in float;
+    binary layers behind the same binarizer go on reading it.
+    """
+
+    requires = Stage.TRAINABLE
+    ensures = Stage.TRAINABLE
+
+    def match(self) -> Iterator[fx.Node]:
+        """Binarizers with a reader that is no binary layer."""
+        for node in module_calls(self.gm, ActivationBinarizer):
+            if self._float_readers(node):
+                yield node
+
+    def allowed(self, match: fx.Node) -> Refusal | None:
+        """The threshold must be a constant."""
+        module = module_of(self.gm, match)
+        assert isinstance(module, ActivationBinarizer)
+        if module.pointwise:
+            return None
+        readers = ", ".join(f"'{reader.name}'" for reader in self._float_readers(match))
+        return Refusal(
+            f"its threshold is computed from the activations, and {readers} would compare with it in float",
+            "let binary layers alone read it",
+        )
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Compare in front of the float readers."""
+        module, x = module_of(self.gm, match), match.all_input_nodes[0]
+        assert isinstance(module, ActivationBinarizer)
+        readers = self._float_readers(match)
+        threshold = module.threshold(torch.empty(0), len(self.context.shapes[x])).detach().float()
+        with self.gm.graph.inserting_before(match):
+            constant = edit.add_buffer(self.gm, f"{match.target}_threshold", threshold)
+            values = self.gm.graph.call_function(compare, (x, constant, *module.levels))
+        self.context.shapes[values] = self.context.shapes[match]
+        for reader in readers:
+            reader.replace_input_with(match, values)
+        if not match.users:
+            edit.replace(match, values)
+
+    def subject(self, match: fx.Node) -> str:
+        """The binarizer's qualified name."""
+        return str(match.target)
+
+    def finish(self) -> None:
+        """A packed graph has no binarizers: refuse to make one, with every reason."""
+        if self.report.refused:
+            reasons = " ".join(f"'{said.subject}': {said.reason}; {said.remedy}." for said in self.report.refused)
+            raise ConversionError(f"lower cannot compare in front of float layers. {reasons}")
+
+    def _float_readers(self, binarizer: fx.Node) -> list[fx.Node]:
+        layers = (BinaryConv2d, BinaryLinear)  # nothing stands between them and the binarizer any more
+        return [user for user in binarizer.users if not isinstance(module_of(self.gm, user), layers)]

@@ -1,0 +1,36 @@
+"""What does nothing in evaluation: dropout, identities, adaptive pooling to the size the map has already."""
+
+from collections.abc import Iterator
+
+from torch import fx, nn
+
+from bnnfx.graph.context import LowerContext
+from bnnfx.graph.dataflow import DROPOUTS, module_calls, module_of
+from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.stage import Stage
+
+
+class DropInferenceIdentities(Pass[LowerContext, fx.Node]):
+    """Before: `y = dropout(x)`. After: readers of `y` read `x`."""
+
+    requires = Stage.TRAINABLE
+    ensures = Stage.TRAINABLE
+
+    def match(self) -> Iterator[fx.Node]:
+        """Dropouts, identities, and adaptive pooling whose output is as large as its input (the size is static)."""
+        yield from module_calls(self.gm, (*DROPOUTS, nn.Identity))
+        for node in module_calls(self.gm, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
+            shapes = self.context.shapes
+            if not getattr(module_of(self.gm, node), "return_indices", False) and (
+                shapes[node] == shapes[node.all_input_nodes[0]]
+            ):
+                yield node
+
+    def rewrite(self, match: fx.Node) -> None:
+        """Drop the node."""
+        match.replace_all_uses_with(match.all_input_nodes[0])
+        self.gm.graph.erase_node(match)
+
+    def subject(self, match: fx.Node) -> str:
+        """The node's name."""
+        return match.name

@@ -1,0 +1,288 @@
+"""Float maps between binary layers in the layout of their bits: permutations only at a region's border."""
+
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import fx, nn
+from torch.nn import functional as F
+
+from bnnfx.graph import edit
+from bnnfx.graph.batch_norm import behind_affine
+from bnnfx.graph.chain import PACK
+from bnnfx.graph.channels_last import TO_NCHW, TO_NHWC, permute, permutes
+from bnnfx.graph.context import LowerContext
+from bnnfx.graph.dataflow import ELEMENTWISE, calls, constant, module_of, packed_op, sole_user
+from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.record import Refusal
+from bnnfx.graph.stage import Stage
+from bnnfx.nn.halves import mean_of_halves, shift_halves
+from bnnfx.ops.epilogue import NOTHING
+
+_EVERYTHING = ((1, 2, 3), [1, 2, 3])
+
+
+@dataclass
+class Border:
+    """A value that changes its layout, and one reader of it.
+
+    Attributes:
+        source: a permutation to NCHW, or the NCHW value that a permutation to NHWC reads.
+        reader: who reads it.
+    """
+
+    source: fx.Node
+    reader: fx.Node
+
+
+class KeepChannelsLast(Pass[LowerContext, Border]):
+    """Before: `f(permute(stream))`. After: `permute(f(stream))`, until permutations meet and cancel.
+
+    What f may be: another permutation, `pack`, the mean of a map or of a sample, `flatten` of a 1x1 map, an activation,
+    a sum, a concatenation of channels, a map of halves to the one it stands for, and a 1x1 convolution, which is a
+    matrix product then (with the batch norm behind it folded into the matrix, and the bias into that of the binary
+    layer whose result it is added to). Where a region begins, `pack` reads the permuted map as well.
+    """
+
+    requires = Stage.PACKED
+    ensures = Stage.PACKED
+
+    def match(self) -> Iterator[Border]:
+        """Every reader of a permuted stream: as long as something moves; then where regions begin; what is left."""
+        moved = True
+        while moved:
+            moved = False
+            for border in list(self._borders()):
+                if permutes(border.source, TO_NCHW) and self._is_open(border):
+                    moved = True
+                    yield border
+        # not earlier: a value that moves is no beginning of a region any more
+        while (begin := next((border for border in self._borders() if self._is_open(border)), None)) is not None:
+            yield begin
+        yield from [border for border in self._borders() if not self._is_settled(border.reader)]
+
+    def allowed(self, match: Border) -> Refusal | None:
+        """There must be a rule for the reader."""
+        if self._rule(match) is not None:
+            return None
+        reader = match.reader
+        what = f"'{reader.target}'" if reader.op == "call_module" else f"'{reader.name}'"
+        if permutes(reader, TO_NHWC):
+            return Refusal(f"a binary region begins here, with a map that a float layer gives as {_NCHW}")
+        return Refusal(f"{what} works on {_NCHW}, so the map is transposed in front of it", _REMEDY)
+
+    def rewrite(self, match: Border) -> None:
+        """Apply the rule for the reader."""
+        rule = self._rule(match)
+        assert rule is not None
+        with self.gm.graph.inserting_before(match.reader):
+            rule(match)
+
+    def subject(self, match: Border) -> str:
+        """Name of the value."""
+        return match.source.name
+
+    def layers(self, match: Border) -> tuple[str, ...]:
+        """The layer that gives the stream."""
+        stream = match.source.args[0] if permutes(match.source, TO_NCHW) else None
+        if calls(stream, operator.getitem):
+            stream = stream.args[0]  # type: ignore[union-attr]
+        return self.context.layers_of(stream)
+
+    def _is_open(self, border: Border) -> bool:
+        return border.reader in border.source.users and self._rule(border) is not None
+
+    def _is_settled(self, reader: fx.Node) -> bool:
+        """Whether a permutation has to be there: in front of the graph's output, or of what packs a region's map."""
+        return reader.op == "output" or any(calls(user, torch.ops.bnnfx.pack_nhwc.default) for user in reader.users)
+
+    def _borders(self) -> Iterator[Border]:
+        for node in self.gm.graph.nodes:
+            if permutes(node, TO_NCHW):
+                yield from (Border(node, user) for user in node.users)
+            elif permutes(node, TO_NHWC) and not permutes(node.args[0], TO_NCHW):
+                yield Border(node.args[0], node)
+
+    def _rule(self, border: Border) -> Callable[[Border], None] | None:
+        source, reader = border.source, border.reader
+        if not permutes(source, TO_NCHW):
+            return self._begin_region if self._pack_of(source) is not None else None
+        module, shape = module_of(self.gm, reader), self.context.shapes.get(source)
+        if permutes(reader, TO_NHWC):
+            return self._cancel
+        if calls(reader, PACK) and reader.args[0] is source:
+            return self._pack
+        if _is_mean(reader) and _dims(reader) in _EVERYTHING:
+            return self._read_stream
+        if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
+            return self._mean
+        if calls(reader, torch.flatten) and reader.args[1:] in ((1,), (1, -1)) and shape is not None:
+            return self._read_stream if shape[2:] == (1, 1) else None
+        if isinstance(module, nn.Conv2d):
+            return self._matrix_product if _is_pointwise(module) else None
+        if isinstance(module, ELEMENTWISE) and not (isinstance(module, nn.PReLU) and module.num_parameters > 1):
+            return self._move
+        if calls(reader, operator.add) and all(permutes(operand, TO_NCHW) for operand in reader.args):
+            return self._move
+        if calls(reader, mean_of_halves) or calls(reader, shift_halves):
+            return self._move
+        if calls(reader, torch.cat) and all(permutes(part, TO_NCHW) for part in reader.all_input_nodes):
+            return self._move if _dims(reader) == 1 and len(shape or ()) == 4 else None
+        return None
+
+    def _pack_of(self, source: fx.Node) -> fx.Node | None:
+        """The first comparison of an NCHW map."""
+        return next((user for user in source.users if calls(user, PACK) and user.args[0] is source), None)
+
+    def _begin_region(self, border: Border) -> None:
+        """Compare what is channels last anyway."""
+        graph, pack = self.gm.graph, self._pack_of(border.source)
+        assert pack is not None
+        permutations = [user for user in border.source.users if permutes(user, TO_NHWC)]
+        with graph.inserting_before(min(pack, *permutations)):
+            stream = permute(border.source, TO_NHWC)
+        for permutation in permutations:
+            permutation.replace_all_uses_with(stream)
+            graph.erase_node(permutation)
+        threshold = self._nhwc_threshold(pack)
+        with graph.inserting_before(pack):
+            edit.replace(pack, graph.call_function(torch.ops.bnnfx.pack_nhwc.default, (stream, threshold)))
+
+    def _cancel(self, border: Border) -> None:
+        stream = border.source.args[0]
+        assert isinstance(stream, fx.Node)
+        border.reader.replace_all_uses_with(stream)
+        self._erase(border.reader)
+
+    def _read_stream(self, border: Border) -> None:
+        border.reader.replace_input_with(border.source, border.source.args[0])  # type: ignore[arg-type]
+        self._erase()
+
+    def _pack(self, border: Border) -> None:
+        arguments = (border.source.args[0], self._nhwc_threshold(border.reader))
+        edit.replace(border.reader, self.gm.graph.call_function(torch.ops.bnnfx.pack_nhwc.default, arguments))
+        self._erase()
+
+    def _nhwc_threshold(self, pack: fx.Node) -> fx.Node:
+        """The threshold of a comparison, for a map that is channels last."""
+        threshold = pack.args[1]
+        assert isinstance(threshold, fx.Node)
+        with self.gm.graph.inserting_before(pack):
+            if threshold.op == "get_attr":
+                value = constant(self.gm, threshold)
+                value = value.reshape((1,) * (4 - value.ndim) + tuple(value.shape)).permute(TO_NHWC).contiguous()
+                return edit.add_buffer(self.gm, f"{pack.name}_threshold", value)
+            if _is_mean(threshold) and _dims(threshold) in _EVERYTHING:
+                return threshold  # [N, 1, 1, 1] either way
+            return permute(threshold, TO_NHWC)
+
+    def _mean(self, border: Border) -> None:
+        mean = self.gm.graph.call_function(torch.mean, (border.source.args[0], [1, 2], True))
+        self._finish(border, mean)
+
+    def _move(self, border: Border) -> None:
+        """Let the reader itself read streams, whatever it does to single values or channels."""
+        graph, reader = self.gm.graph, border.reader
+        copy = graph.node_copy(reader, _stream_of)
+        if calls(copy, torch.cat):
+            copy.args, copy.kwargs = (copy.args[0], 3), {}
+        elif calls(copy, mean_of_halves) or calls(copy, shift_halves):
+            copy.kwargs = {"axis": 3}
+        self._finish(border, copy)
+
+    def _matrix_product(self, border: Border) -> None:
+        convolution = module_of(self.gm, border.reader)
+        assert isinstance(convolution, nn.Conv2d)
+        graph, target = self.gm.graph, str(border.reader.target)
+        weight = convolution.weight.detach().flatten(1)
+        bias = None if convolution.bias is None else convolution.bias.detach()
+        last = border.reader
+        batch_norm = sole_user(last)
+        if batch_norm is not None and calls(batch_norm, F.batch_norm):
+            ones, zeros = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
+            factor, offset = behind_affine(self.gm, batch_norm, ones, zeros if bias is None else bias)
+            weight, bias = (weight * factor[:, None]).float(), offset.float()
+            last = batch_norm
+        stream = border.source.args[0]
+        with graph.inserting_before(last):
+            steps = [slice(None), *(slice(None, None, step) for step in convolution.stride)]
+            if convolution.stride != (1, 1):
+                stream = graph.call_function(operator.getitem, (stream, tuple(steps)))
+            constants = [edit.add_buffer(self.gm, f"{target}_weight_folded", weight)]
+            if bias is not None and not self._moves_into_sum(last, bias):
+                # as a matrix with one row per pixel, which ONNX has in one operator with the bias
+                constants.append(edit.add_buffer(self.gm, f"{target}_bias_folded", bias))
+                stream = graph.call_function(torch.reshape, (stream, (-1, convolution.in_channels)))
+            product = graph.call_function(F.linear, (stream, *constants))
+            if len(constants) > 1:
+                _, channels, height, width = self.context.shapes[border.reader]
+                product = graph.call_function(torch.reshape, (product, (-1, height, width, channels)))
+            self._finish(Border(border.source, last), product)
+        if last is not border.reader:
+            graph.erase_node(border.reader)
+            self._erase()
+
+    def _moves_into_sum(self, shortcut: fx.Node, bias: torch.Tensor) -> bool:
+        """Add a shortcut's bias to that of the binary convolution that adds the shortcut, if it does so directly."""
+        permutation = sole_user(shortcut)
+        convolution = None if permutation is None else sole_user(permutation)
+        packed = packed_op(convolution)
+        if convolution is None or packed is None or packed.tensors[3:5] != ("bias", "residual"):
+            return False  # nothing adds it; or an activation comes first
+        own, residual = convolution.args[3:5]
+        if residual is not permutation or not permutes(residual, TO_NHWC):
+            return False
+        value = constant(self.gm, own) + bias
+        value = value.masked_fill(value == 0, NOTHING.item())
+        with self.gm.graph.inserting_before(convolution):
+            convolution.update_arg(3, edit.add_buffer(self.gm, f"{convolution.name}_bias", value))
+        return True
+
+    def _finish(self, border: Border, result: fx.Node) -> None:
+        """Put `result`, which is channels last, in the place of the reader."""
+        reader = border.reader
+        back = permute(result, TO_NCHW)
+        if reader in self.context.shapes:
+            self.context.shapes[back] = self.context.shapes[reader]
+        name = reader.name
+        reader.replace_all_uses_with(back)
+        self._erase(reader)
+        result.name = name
+
+    def _erase(self, *nodes: fx.Node) -> None:
+        """Erase nodes, and the permutations that nobody reads any more."""
+        for node in nodes:
+            self.gm.graph.erase_node(node)
+        for node in list(self.gm.graph.nodes):
+            if permutes(node, TO_NCHW) and not node.users:
+                self.gm.graph.erase_node(node)
+
+
+_NCHW = "[N, C, H, W]"
+_REMEDY = (
+    "use what works on either layout: activations, sums, torch.cat(..., 1), global average pooling, 1x1 convolutions"
+)
+
+
+def _stream_of(node: fx.Node) -> fx.Node:
+    """The channels-last map that a permutation to NCHW reads; any other node stays."""
+    stream = node.args[0] if permutes(node, TO_NCHW) else node
+    assert isinstance(stream, fx.Node)
+    return stream
+
+
+def _is_mean(node: fx.Node) -> bool:
+    """Whether a node is a mean that keeps the axes it averages over."""
+    keeps = node.kwargs.get("keepdim", node.args[2] if len(node.args) > 2 else False)
+    return bool(keeps) and (calls(node, torch.mean) or (node.op == "call_method" and node.target == "mean"))
+
+
+def _dims(node: fx.Node) -> object:
+    """The argument `dim` of a call whose first argument is its tensor, or tensors."""
+    return node.kwargs.get("dim", node.args[1] if len(node.args) > 1 else None)
+
+
+def _is_pointwise(convolution: nn.Conv2d) -> bool:
+    plain = convolution.groups == 1 and convolution.padding in ((0, 0), "valid")
+    return plain and convolution.kernel_size == (1, 1)

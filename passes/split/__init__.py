@@ -1,0 +1,1 @@
+"""From ternary activations to two binary ones each; the order is in `bnnfx.pipelines`."""

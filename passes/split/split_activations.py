@@ -1,0 +1,156 @@
+"""BinaryDuo's second stage: two binary activations for a ternary one, and the layers behind it of twice the inputs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx, nn
+
+from bnnfx.errors import ConversionError
+from bnnfx.graph import edit
+from bnnfx.graph.dataflow import DROPOUTS, module_calls, module_of
+from bnnfx.graph.halved_channels import LAYERS, halves_of, keeps_shift
+from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.record import Refusal
+from bnnfx.graph.stage import Stage
+from bnnfx.nn import HeavisideActivation, TernaryActivation
+from bnnfx.nn.halves import halves_by_group, mean_of_halves
+
+
+@dataclass
+class Ternary:
+    """A call of a ternary activation and what reads its values.
+
+    Attributes:
+        activation: the call.
+        layers: the layers that read it, through dropout, pooling and views only.
+        others: every other reader, with the value that it reads.
+    """
+
+    activation: fx.Node
+    layers: list[fx.Node] = field(default_factory=list)
+    others: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
+
+
+class SplitActivations(Pass[None, Ternary]):
+    """Before: `layer(ternary(x))`. After: `layer(heaviside(shift_halves([x, x], 1/4)))` with the weight `[W/2, W/2]`.
+
+    For every x, `ternary(x) = (H(x - 1/4 - 1/2) + H(x + 1/4 - 1/2)) / 2`, so the layer gives what it gave. Whatever
+    else reads the activation reads the mean of the two halves. For a grouped layer the halves of each group's channels
+    are put side by side in front of the activation.
+
+    Allowed where `[W/2, W/2]` is binarized to `[W_b/2, W_b/2]`: `WeightBinarizer.homogeneous`. Source: BinaryDuo
+    (arXiv 2002.06517) and the authors' code.
+    """
+
+    requires = Stage.TRAINABLE
+    ensures = Stage.TRAINABLE
+
+    def match(self) -> Iterator[Ternary]:
+        """Every call of a ternary activation."""
+        found = [Ternary(node) for node in module_calls(self.gm, TernaryActivation)]
+        for ternary in found:
+            self._find_readers(ternary, ternary.activation)
+        self._read_halves = {layer for ternary in found for layer in ternary.layers}
+        self._doubled: set[str] = set()
+        yield from found
+
+    def allowed(self, match: Ternary) -> Refusal | None:
+        """All layers behind it must be ones whose weight can be halved and repeated, at every one of their calls."""
+        for node in match.layers:
+            refusal = self._keeps_its_weight(node)
+            if refusal is not None:
+                return Refusal(f"the layer '{node.target}' behind it {refusal.reason}", refusal.remedy)
+        groups = {self._groups(node) for node in match.layers}
+        if len(groups) > 1:
+            names = ", ".join(f"'{node.target}'" for node in match.layers)
+            return Refusal(f"{names} read it in different groups of channels", "give each an activation of its own")
+        if match.others and groups - {1}:
+            return Refusal(
+                f"the grouped layer '{match.layers[0].target}' and '{match.others[0][1].name}' both read it, in "
+                "different orders of channels",
+                "give each an activation of its own",
+            )
+        return None
+
+    def rewrite(self, match: Ternary) -> None:
+        """Compare the shifted halves, double the layers' inputs, and put means in front of the other readers."""
+        graph, activation = self.gm.graph, match.activation
+        halves = halves_of(activation.all_input_nodes[0])
+        groups = max((self._groups(node) for node in match.layers), default=1)
+        with graph.inserting_before(activation):
+            if groups > 1:
+                halves = graph.call_function(halves_by_group, (halves, groups))
+        activation.args = (halves,)
+        name = str(activation.target)
+        if isinstance(self.gm.get_submodule(name), TernaryActivation):
+            training = self.gm.get_submodule(name).training
+            edit.replace_module(self.gm, name, HeavisideActivation().train(training))
+        for node in match.layers:
+            if node.target not in self._doubled:
+                self._doubled.add(str(node.target))
+                _double_inputs(module_of(self.gm, node))
+        means: dict[fx.Node, fx.Node] = {}
+        for value, reader in match.others:
+            if value not in means:
+                with graph.inserting_after(value):
+                    means[value] = graph.call_function(mean_of_halves, (value,))
+            reader.replace_input_with(value, means[value])
+
+    def subject(self, match: Ternary) -> str:
+        """The activation's qualified name."""
+        return str(match.activation.target)
+
+    def finish(self) -> None:
+        """A network of which a part stays ternary is of no use: refuse all of it, with every reason."""
+        if self.report.refused:
+            reasons = " ".join(f"'{said.subject}': {said.reason}; {said.remedy}." for said in self.report.refused)
+            raise ConversionError(f"split cannot make two binary activations of each ternary one. {reasons}")
+
+    def _find_readers(self, ternary: Ternary, value: fx.Node) -> None:
+        for user in value.users:
+            module = module_of(self.gm, user)
+            if type(module) in LAYERS:
+                ternary.layers.append(user)
+            elif isinstance(module, DROPOUTS) or keeps_shift(self.gm, user):
+                self._find_readers(ternary, user)
+            else:
+                ternary.others.append((value, user))
+
+    def _groups(self, layer: fx.Node) -> int:
+        module = module_of(self.gm, layer)
+        return module.groups if isinstance(module, nn.Conv2d) else 1
+
+    def _keeps_its_weight(self, layer: fx.Node) -> Refusal | None:
+        """The reason why a layer cannot have its weight halved and repeated, or None."""
+        module = module_of(self.gm, layer)
+        assert isinstance(module, nn.Conv2d | nn.Linear)
+        if "weight" not in module._parameters or module._forward_pre_hooks:
+            return Refusal("has its weight computed by a hook (weight normalization does that)", "remove it first")
+        binarizer = getattr(module, "binarizer", None)
+        if binarizer is not None and not binarizer.homogeneous:
+            return Refusal(
+                f"has a {type(binarizer).__name__}, which does not make [W_b/2, W_b/2] of [W/2, W/2] "
+                "(it standardises, rotates or clamps the weight)",
+                "use a binarizer that is homogeneous",
+            )
+        for node in self.gm.graph.nodes:
+            if node.op == "call_module" and node.target == layer.target and node not in self._read_halves:
+                source = node.all_input_nodes[0].name
+                return Refusal(f"is also called on '{source}', which is not ternary", "give that a layer of its own")
+        holders = [name for name, weight in self.gm.named_parameters(remove_duplicate=False) if weight is module.weight]
+        if len(holders) > 1:
+            return Refusal(f"shares its weight ({', '.join(holders)})", "give each a weight of its own")
+        return None
+
+
+@torch.no_grad()
+def _double_inputs(layer: nn.Module | None) -> None:
+    """`W` `[O, C, ...]` to `[W/2, W/2]` `[O, 2 C, ...]`, in place; of a grouped convolution likewise in each group."""
+    assert isinstance(layer, nn.Conv2d | nn.Linear)
+    half = layer.weight / 2
+    layer.weight = nn.Parameter(torch.cat([half, half], dim=1), layer.weight.requires_grad)
+    if isinstance(layer, nn.Conv2d):
+        layer.in_channels *= 2
+    else:
+        layer.in_features *= 2
