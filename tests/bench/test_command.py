@@ -10,7 +10,7 @@ from helpers.models import Residual
 from typer.testing import CliRunner
 
 import bnnfx
-from bnnfx.bench import models
+from bnnfx.bench import model_forms
 from bnnfx.cli import app
 
 QUICK = ("--rounds", "2", "--no-memory")
@@ -83,7 +83,7 @@ def test_narrower_instruction_set_is_told(monkeypatch):
 
 @pytest.mark.parametrize("scheme", ["rbnn", "binaryduo"])
 def test_model_of_torchvision_in_all_its_forms(monkeypatch, scheme):
-    monkeypatch.setattr(models, "load_model", lambda name: Residual())
+    monkeypatch.setattr(model_forms, "load_model", lambda name: Residual())
     result = run("torchvision:resnet18", "--scheme", scheme, "--size", "8", *QUICK, "--json", "-")
     report = json.loads(result.stdout)
     names = [row["name"] for row in report["models"][0]["rows"]]
@@ -100,7 +100,7 @@ def test_model_of_torchvision_in_all_its_forms(monkeypatch, scheme):
 def test_batch_norms_are_no_identity():
     torch.manual_seed(0)
     model = Residual()
-    models._settle(model, torch.randn(4, 3, 8, 8))
+    model_forms._settle(model, torch.randn(4, 3, 8, 8))
     norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert len(norms) == 3
     for norm in norms:

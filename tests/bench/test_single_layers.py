@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import bnnfx
-from bnnfx.bench import layer
+from bnnfx.bench import single_layers
 from bnnfx.bench.contenders import FP32, INT8, NO_OPENVINO, WITH_KERNELS
 from bnnfx.bench.layer_files import USUAL, LayerShape, layer_files, openvino_layer
 from bnnfx.bench.nodes import NodeTimes, OpenVinoProfile, binary_macs
@@ -44,7 +44,7 @@ def test_macs_are_those_of_the_node(tmp_path):
 
 def measure(folder, **changes):
     settings = {"threads": 1, "batch": 2, "effort": Effort(1.0, 3), "seed": 0, "folder": folder}
-    return layer.measure_layer(SMALL, **settings | changes, notify=lambda text, part: None)
+    return single_layers.measure_layer(SMALL, **settings | changes, notify=lambda text, part: None)
 
 
 def test_every_engine_runs_the_layer_as_one_convolution(tmp_path):
@@ -64,7 +64,7 @@ def test_every_engine_runs_the_layer_as_one_convolution(tmp_path):
 
 
 def test_missing_openvino_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(layer, "find_spec", lambda name: None)
+    monkeypatch.setattr(single_layers, "find_spec", lambda name: None)
     table = measure(tmp_path)
     assert table.notes == [NO_OPENVINO]
     assert [row.name for row in table.rows] == [FP32, INT8, WITH_KERNELS]
@@ -72,7 +72,7 @@ def test_missing_openvino_is_told(tmp_path, monkeypatch):
 
 def test_layer_that_is_no_single_node_is_refused():
     with pytest.raises(bnnfx.BenchmarkError, match="someone did not run the layer as one convolution; it ran Add, Mul"):
-        layer._convolution("someone", [NodeTimes("a", "Add"), NodeTimes("b", "Mul")])
+        single_layers._convolution("someone", [NodeTimes("a", "Add"), NodeTimes("b", "Mul")])
 
 
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
@@ -90,6 +90,6 @@ def test_openvino_runs_a_binary_convolution():
 @pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
 def test_openvino_is_held_to_the_ceiling_of_the_whole_processor_only(tmp_path, monkeypatch):
     monkeypatch.delenv("BNNFX_ISA", raising=False)
-    assert {row.name: row.of_ceiling for row in measure(tmp_path).rows}[layer.OPENVINO_BINARY] > 0
-    monkeypatch.setattr(layer, "isas", lambda: ["a better one", "portable"])
-    assert {row.name: row.of_ceiling for row in measure(tmp_path).rows}[layer.OPENVINO_BINARY] is None
+    assert {row.name: row.of_ceiling for row in measure(tmp_path).rows}[single_layers.OPENVINO_BINARY] > 0
+    monkeypatch.setattr(single_layers, "isas", lambda: ["a better one", "portable"])
+    assert {row.name: row.of_ceiling for row in measure(tmp_path).rows}[single_layers.OPENVINO_BINARY] is None

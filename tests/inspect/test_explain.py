@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 import bnnfx
 from bnnfx import Config, ConversionError, LayerConfig
-from bnnfx.graph import trace
+from bnnfx.frontend import trace
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal, Remark
 from bnnfx.passes.convert.binarize_layers import BinarizeLayers
@@ -87,7 +87,7 @@ def edit(case: Case, remedy: str) -> Case:
 
 def sites() -> set[tuple[str, int]]:
     """File and line of everything in the compiler that makes a refusal, or a note that is none."""
-    files = [path for folder in bnnfx.passes.__path__ for path in Path(folder).glob("*.py")]
+    files = [path for folder in bnnfx.passes.__path__ for path in Path(folder).glob("*/*.py")]
     found = {(path.name, node.lineno) for path in files for node in made(path, "Refusal", "note")}
     return found | {("trace.py", node.lineno) for node in made(Path(trace.__file__), "Remark")}
 

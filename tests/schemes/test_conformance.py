@@ -11,7 +11,8 @@ from torch import nn
 
 import bnnfx
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear, WeightBinarizer
-from bnnfx.schemes import get_scheme, registry
+from bnnfx.schemes import get_scheme
+from bnnfx.schemes import scheme as registry
 
 SCHEMES = bnnfx.schemes()
 MODELS = {"chain": Chain, "residual": lambda: Residual(downsample=True), "grouped": Grouped}

@@ -140,7 +140,8 @@ def test_reshape(function, wanted):
     ran = run_pass(CanonicalizeCalls, model)
     assert lines(ran.gm, "reshape(") == [wanted]
     strided = x.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(ran.gm(x), model(x)) and torch.equal(ran.gm(strided), model(x))
+    assert torch.equal(ran.gm(x), model(x))
+    assert torch.equal(ran.gm(strided), function(model.conv(strided).contiguous()))
 
 
 @pytest.mark.parametrize(

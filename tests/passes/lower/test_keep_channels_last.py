@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import bnnfx
 from bnnfx.graph.dataflow import calls
 from bnnfx.graph.record import record_of
-from bnnfx.passes import keep_channels_last
+from bnnfx.passes.lower import keep_channels_last
 from bnnfx.passes.lower.keep_channels_last import KeepChannelsLast
 
 FLOAT_SHORTCUT = ("last", "downsample")
