@@ -1,17 +1,22 @@
-"""Tracing a user's module; what cannot be traced is kept whole, as a leaf, with the reason."""
+"""Tracing a user's module, in both modes; what cannot be traced is kept whole, as a leaf, with the reason."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from bnnfx.errors import ConversionError, first_line
+from bnnfx.frontend.modes import differing_modules, follow_both_modes
 from bnnfx.graph.dataflow import WEIGHT_LAYERS
+from bnnfx.graph.inplace import unsafe_writes
+from bnnfx.graph.operators import DROPS_MARK
 from bnnfx.graph.record import Remark
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn.mode import CallByMode
 
-_OURS = (ActivationBinarizer, BinaryConv2d, BinaryLinear)
+_OURS = (ActivationBinarizer, BinaryConv2d, BinaryLinear, CallByMode)
 
 
 class _Untraceable(Exception):
@@ -46,45 +51,132 @@ class _Tracer(fx.Tracer):
             raise _Untraceable(self.path_of_module(m), error) from error
 
 
+class _Leaf:
+    """Why a submodule is kept whole, and what would change it."""
+
+    def __init__(self, reason: str, remedy: str) -> None:
+        self.reason = reason
+        self.remedy = remedy
+
+
 def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
-    """Trace a copy of `model`.
+    """Trace a copy of `model`, in training and in evaluation: the graph follows `train()` and `eval()` as it does.
 
     Returns:
-        The graph, and one remark per submodule that was kept as a leaf because it cannot be traced.
+        The graph, and one remark per submodule that was kept as a leaf: because it cannot be traced, because it computes
+        something else in training than in evaluation, or because of what it writes in place.
 
     Raises:
         ConversionError: the forward of the model itself cannot be traced.
     """
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert needs a torch.nn.Module; got {type(model).__name__}.")
+    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
     model = copy.deepcopy(model)
-    leaves: dict[str, Exception] = {}
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    leaves: dict[str, _Leaf] = {}
+    remarks: list[Remark] = []
+    _allow_tracing_batch_norms(model)
+    while True:
+        graphs = {training: _trace(model.train(training), leaves) for training in (True, False)}
+        with torch.no_grad():  # a subclass of a batch norm counts its batches while it is traced
+            for name, buffer in model.named_buffers():
+                buffer.copy_(buffers[name])
+        found = dict(_obstacles(model, graphs, leaves))
+        if not found:
+            break
+        if "" in found:
+            remarks.append(Remark(type(model).__name__, found[""].reason, found[""].remedy))
+            break
+        leaves |= found
+    gm = graphs[modes[""] if remarks else False]
+    if not remarks:
+        follow_both_modes(gm, graphs[True].graph, model)
+    gm.recompile()
+    for name, module in gm.named_modules():
+        module.training = modes.get(name, modes[""])
+    remarks += [
+        Remark(path, f"kept as a float leaf, {leaf.reason}", leaf.remedy)
+        for path, leaf in leaves.items()
+        if not getattr(model.get_submodule(path), DROPS_MARK, False)
+    ]
+    return gm, remarks
+
+
+def _trace(model: nn.Module, leaves: dict[str, _Leaf]) -> fx.GraphModule:
+    """The graph of a model in the mode that it is in; `leaves` grows by what cannot be traced."""
     while True:
         try:
             graph = _Tracer(frozenset(leaves)).trace(model)
-            break
+            return fx.GraphModule(model, graph, type(model).__name__)
         except _Untraceable as failure:
-            leaves[failure.path] = failure.cause
+            leaves[failure.path] = _Leaf(f"torch.fx cannot trace it: {first_line(failure.cause)}", _NO_DECISIONS)
         except Exception as error:
             raise ConversionError(
                 f"{type(model).__name__}.forward cannot be traced by torch.fx: {first_line(error)} Move the part that "
                 "depends on the values or the number of its inputs into a submodule of its own (it is then kept as a "
                 "float leaf), or rewrite it with tensor operations."
             ) from error
-    gm = fx.GraphModule(model, graph, type(model).__name__)
-    modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
-    for name, module in gm.named_modules():
-        module.training = modes.get(name, model.training)
-    remarks = [
-        Remark(path, f"kept as a float leaf, torch.fx cannot trace it: {first_line(cause)}", _REMEDY)
-        for path, cause in leaves.items()
-    ]
-    return gm, remarks
 
 
-_REMEDY = (
+def _obstacles(
+    model: nn.Module, graphs: dict[bool, fx.GraphModule], leaves: dict[str, _Leaf]
+) -> Iterator[tuple[str, _Leaf]]:
+    """What has to become a leaf, by its path; the empty path is the model itself, which cannot.
+
+    Raises:
+        ConversionError: the model's own forward writes in place what cannot be made functional.
+    """
+    for gm in graphs.values():
+        for node, reason in unsafe_writes(gm):
+            path = _owner(node, leaves)
+            if not path:
+                raise ConversionError(
+                    f"{type(model).__name__}.forward cannot be converted: '{node.name}' ({_target(node)}) {reason}. "
+                    "Write it without the in-place call, such as y = y * 2 for y.mul_(2), or move it into a submodule of "
+                    "its own, which is then kept as a float leaf."
+                )
+            yield path, _Leaf(f"'{node.name}' in it {reason}", _FUNCTIONAL)
+    for path in differing_modules(graphs[True].graph, graphs[False].graph):
+        if path:
+            module = model.get_submodule(path)
+            if not any(path in _stack(node) for node in graphs[False].graph.nodes):
+                setattr(module, DROPS_MARK, True)
+            yield path, _Leaf("its forward does something else in training than in evaluation", _BOTH_MODES)
+        else:
+            yield "", _Leaf("converted for one mode only, its forward does something else in the other", _APART)
+
+
+def _owner(node: fx.Node, leaves: dict[str, _Leaf]) -> str:
+    """The innermost submodule whose forward makes this call; empty for the model itself."""
+    own = str(node.target) if node.op == "call_module" else None
+    return next((path for path in reversed(_stack(node)) if path and path != own and path not in leaves), "")
+
+
+def _stack(node: fx.Node) -> list[str]:
+    """The submodules whose forward a node was traced in, from the outermost on."""
+    return [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
+
+
+def _target(node: fx.Node) -> str:
+    return str(node.target) if isinstance(node.target, str) else str(getattr(node.target, "__name__", node.target))
+
+
+def _allow_tracing_batch_norms(model: nn.Module) -> None:
+    """Subclasses of batch norms check the number of axes of their input, which has no value while it is traced."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not type(module).__module__.startswith("torch."):
+            module._check_input_dim = lambda input: None  # type: ignore[method-assign, assignment]
+
+
+_NO_DECISIONS = (
     "write its forward without Python decisions about values (torch.where for an if), or move only the part that needs "
     "them into a submodule of its own"
+)
+_FUNCTIONAL = "write it without the in-place call, such as y = y * 2 for y.mul_(2)"
+_BOTH_MODES = "move only the part that depends on self.training into a submodule of its own"
+_APART = (
+    "move the part that depends on self.training into a submodule of its own, which then follows train() and eval()"
 )
 
 

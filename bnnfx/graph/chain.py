@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch.nn import functional as F
 
-from bnnfx.graph.dataflow import ELEMENTWISE, calls, constant, is_view, module_of
+from bnnfx.graph.affine import affine_of
+from bnnfx.graph.dataflow import calls, constant, drops, is_view, module_of
+from bnnfx.graph.operators import Kind, Mode, call_of, operator_of
 from bnnfx.nn.halves import shift_halves
 from bnnfx.numerics.thresholds import accumulator_values, selected_sums
 
@@ -22,7 +23,34 @@ def is_per_channel(gm: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node, t
     if is_view(node):  # of a 1x1 map, behind a linear layer; a larger map's positions would become channels
         sizes = [shapes[n][1:] for n in (node.all_input_nodes[0], node) if n in shapes]
         return len(sizes) == 2 and sizes[0][:1] == sizes[1][:1] and all(s.numel() == s[0] for s in sizes)
-    return isinstance(module_of(gm, node), ELEMENTWISE) or calls(node, F.batch_norm) or calls(node, shift_halves)
+    if calls(node, shift_halves) or affine_of(gm, node, _axes(node, shapes)) is not None:
+        return True
+    row, reads_constants = operator_of(gm, node), len(node.all_input_nodes) > 1
+    return row.kind is Kind.ELEMENTWISE and not reads_constants and (row.mode is Mode.SAME or drops(gm, node))
+
+
+def monotone_directions(gm: fx.GraphModule, node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> torch.Tensor | None:
+    """How a node's value moves with its input, per channel: +1 up, -1 down, 0 constant; None if that is not known.
+
+    Returns a scalar where all channels agree. Rounding keeps monotone: a product, a sum and a clamp each round
+    monotonely.
+    """
+    if is_view(node) or calls(node, shift_halves):
+        return torch.tensor(1.0)
+    affine = affine_of(gm, node, _axes(node, shapes))
+    if affine is not None:
+        return affine.scale.sign().float()
+    return operator_of(gm, node).monotone(call_of(gm, node))
+
+
+def _axes(node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> int | None:
+    return len(shapes[node]) if node in shapes else None
+
+
+def value_source(node: fx.Node) -> fx.Node | None:
+    """What a node is a function of, besides constants; None if that is nothing, or several values."""
+    sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
+    return sources[0] if len(sources) == 1 else None
 
 
 def upstream(node: fx.Node) -> Iterator[fx.Node]:
@@ -30,7 +58,7 @@ def upstream(node: fx.Node) -> Iterator[fx.Node]:
     current = node.args[0]
     while isinstance(current, fx.Node):
         yield current
-        current = current.args[0] if current.args and current.op != "get_attr" else None
+        current = None if calls(current, CONVOLUTION) else value_source(current)
 
 
 def shared_by(convolution: fx.Node) -> tuple[list[Any], int]:
@@ -73,7 +101,7 @@ def table_of_bits(
 
 def _execute(gm: fx.GraphModule, node: fx.Node, x: Tensor) -> Tensor:
     def resolve(argument: fx.Node) -> Tensor:
-        return x if argument is node.args[0] else constant(gm, argument)
+        return constant(gm, argument) if argument.op == "get_attr" else x
 
     arguments = fx.map_arg(node.args, resolve)
     module = module_of(gm, node)

@@ -8,32 +8,25 @@ import operator
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from bnnfx.graph.channel_graph import ChannelGraph, Channels, Layer, Part
 from bnnfx.graph.channel_rules import (
-    JOINING,
-    KEEPING,
-    NORMS,
-    RANKS,
-    RESAMPLING,
-    RESIZABLE,
     TRANSPOSED,
-    UNARY,
-    UNARY_NAMES,
     adaptive_positions,
     argument,
     cuts_positions,
     ignores_channels,
     is_channel_axis,
     pads_positions,
-    reads_size,
 )
-from bnnfx.graph.dataflow import CONVOLUTIONS, calls, module_of
+from bnnfx.graph.dataflow import calls, module_of
+from bnnfx.graph.operators import Kind, operator_of, operator_of_module
+from bnnfx.nn import ActivationBinarizer
 
 
 def follow_channels(gm: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size] | None = None) -> ChannelGraph:
@@ -96,15 +89,16 @@ class _Flow:
         if len(node.all_input_nodes) != 1:
             return self._unknown(node)
         channels = self.values.get(node.all_input_nodes[0])
-        if type(module) in RESIZABLE:
+        row = operator_of_module(module)
+        if row.resizable:
             assert module is not None
             obstacle = self._obstacle(module)
             if obstacle is not None:
                 return self._unknown(node, obstacle)
             return self._resizable(node, name, module, channels)
-        if channels is not None and isinstance(module, KEEPING):
+        if channels is not None and (row.kind is Kind.ELEMENTWISE or isinstance(module, ActivationBinarizer)):
             return channels
-        if channels is not None and isinstance(module, RESAMPLING) and channels.is_map:
+        if channels is not None and row.kind in (Kind.POOL, Kind.RESAMPLE) and channels.is_map:
             return replace(channels, positions=adaptive_positions(module))
         return self._unknown(node, f"reads it, a {type(module).__name__}, whose width is not known to follow")
 
@@ -121,7 +115,8 @@ class _Flow:
             inputs = self._readable(module, channels)
             if inputs is None:
                 self._unknown(node)
-        if isinstance(module, (*NORMS, nn.PReLU)):
+        row = operator_of_module(module)
+        if row.kind is not Kind.LAYER:
             if inputs is None or (isinstance(module, nn.PReLU) and module.num_parameters == 1):
                 return inputs
             self._remember(name, Layer(module, inputs, inputs))
@@ -137,7 +132,6 @@ class _Flow:
             rank = inputs.rank if inputs is not None else None if shape is None else len(shape)
             outputs = self.graph.add_axis(name, module.out_features, rank, last=True)
         else:
-            assert isinstance(module, CONVOLUTIONS)
             outputs = self._convolution(name, module, inputs)
         return self._remember(name, Layer(module, inputs, outputs))
 
@@ -147,9 +141,10 @@ class _Flow:
             in_order = channels.last or channels.rank == 2
             flat = replace(channels, last=True, positions=1) if channels.is_map else channels
             return self.graph.resolved(flat, module.in_features) if in_order else None
-        if isinstance(module, CONVOLUTIONS):
-            fits = channels.is_map and channels.rank == RANKS[type(module)]
-            return self.graph.resolved(channels, module.in_channels) if fits else None
+        row = operator_of_module(module)
+        if row.kind is Kind.LAYER:
+            fits = channels.is_map and channels.rank == row.axes
+            return self.graph.resolved(channels, module.in_channels) if fits else None  # type: ignore[arg-type]
         if channels.last and channels.rank not in (2, None):
             return None  # a normalization or PReLU reads axis 1
         if isinstance(module, nn.PReLU):
@@ -158,9 +153,8 @@ class _Flow:
         assert isinstance(size, int)
         return self.graph.resolved(channels, size)
 
-    def _convolution(self, name: str, module: nn.Module, inputs: Channels | None) -> Channels:
-        assert isinstance(module, CONVOLUTIONS)
-        groups, rank = module.groups, RANKS[type(module)]
+    def _convolution(self, name: str, module: Any, inputs: Channels | None) -> Channels:
+        groups, rank = module.groups, operator_of_module(module).axes
         if inputs is not None and groups == module.in_channels > 1 and not isinstance(module, TRANSPOSED):
             copies = module.out_channels // groups  # depthwise: every channel of the input gives so many of the output
             return replace(
@@ -194,32 +188,33 @@ class _Flow:
 
     def _function(self, node: fx.Node) -> Channels | None:
         target, sources = node.target, [n for n in node.all_input_nodes if n not in self.numbers]
-        if reads_size(node) or (
+        row = operator_of(self.gm, node)
+        if row.kind is Kind.SIZE or (
             not sources and node.all_input_nodes and getattr(target, "__module__", "") == "_operator"
         ):
             self.numbers.add(node)
         if node in self.numbers and not sources:
             return None
-        if target in JOINING:
+        if row.kind is Kind.JOIN:
             return self._join(node, sources)
         if calls(node, torch.cat):
             return self._concatenate(node)
         if len(sources) != 1 or sources[0] not in self.values:
             return self._unknown(node)
         channels = self.values[sources[0]]
-        if target in UNARY or getattr(target, "__name__", "") in UNARY_NAMES:
+        if row.kind is Kind.ELEMENTWISE:
             return channels
-        if target is F.interpolate and channels.is_map:
+        if row.name == "interpolate" and channels.is_map:
             return replace(channels, positions=None)
         if target is torch.flatten:
             return self._flatten(node, channels)
-        if target in (torch.mean, "mean"):
+        if row.name == "mean":
             return self._mean(node, channels)
-        if reads_size(node):
+        if row.kind is Kind.SIZE:
             return None if ignores_channels(node, channels) else self._unknown(node, "reads its width as a number")
         if target is operator.getitem and channels.is_map and cuts_positions(node.args[1]):
             return replace(channels, positions=None)
-        if target is F.pad and channels.is_map and pads_positions(node, channels.rank):
+        if row.name == "pad" and channels.is_map and pads_positions(node, channels.rank):
             return replace(channels, positions=None)
         return self._unknown(node)
 

@@ -7,30 +7,15 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
-from bnnfx.nn.halves import shift_halves
+from bnnfx.graph.operators import Kind, Mode, call_of, modules_of, operator_of
 from bnnfx.ops import PACKED_OPS, PackedOp
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-"""Modules whose weight could be binarized in principle; the ones we binarize are `bnnfx.nn.BINARY_LAYERS`."""
+WEIGHT_LAYERS = modules_of(Kind.LAYER)
+"""Modules whose weight could be binarized in principle; the ones we binarize are `bnnfx.nn.BINARY_LAYERS`.
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-RELUS = (nn.ReLU, nn.ReLU6)
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-ELEMENTWISE = (*RELUS, nn.Hardtanh, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Hardswish)
-"""Activation functions: value by value (PReLU: with a slope per channel)."""
-
-_NEVER_NEGATIVE = (*RELUS, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax)
-POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
-_KEEPS_SIGN = (*POOLS, *DROPOUTS, *ELEMENTWISE, nn.Identity)  # never negative in, never negative out
-_KEEPS_BITS = (*DROPOUTS, nn.Identity)
-_REARRANGING = {
-    *("view", "reshape", "flatten", "permute", "transpose", "contiguous", "squeeze", "unsqueeze", "chunk", "split"),
-    *(torch.reshape, torch.flatten, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze),
-    *(torch.chunk, torch.split, operator.getitem),
-}
+Ask for them with `isinstance`: a subclass may compute something else, and has a weight all the same.
+"""
 
 _PACKED_OPS = {op.target: op for op in PACKED_OPS}
 
@@ -94,16 +79,6 @@ def is_view(node: object) -> bool:
     return calls(node, torch.flatten) or calls(node, torch.reshape)
 
 
-def is_freezable(module: nn.Module | None) -> bool:
-    """Whether this is a batch norm with running statistics: constant in evaluation."""
-    return isinstance(module, BATCH_NORMS) and module.running_mean is not None
-
-
-def rearranges(node: object) -> bool:
-    """Whether a node only moves values of its first argument, or picks some of them: a view, a permutation, a slice."""
-    return isinstance(node, fx.Node) and node.op in ("call_function", "call_method") and node.target in _REARRANGING
-
-
 def is_add(node: object) -> bool:
     """Whether a node adds two tensors of the graph (not a constant)."""
     return isinstance(node, fx.Node) and calls(node, operator.add) and len(node.all_input_nodes) == 2
@@ -141,88 +116,35 @@ def depends_on_input(node: fx.Node) -> bool:
     return False
 
 
+def is_kind(gm: fx.GraphModule, node: object, *kinds: Kind) -> bool:
+    """Whether a node calls an operator of one of these kinds."""
+    return operator_of(gm, node).kind in kinds
+
+
+def is_batch_norm(gm: fx.GraphModule, node: object) -> bool:
+    """Whether a node calls a batch norm."""
+    return operator_of(gm, node).batch_norm
+
+
+def is_freezable(gm: fx.GraphModule, node: object) -> bool:
+    """Whether a node calls a batch norm with running statistics: constant in evaluation."""
+    return is_batch_norm(gm, node) and getattr(module_of(gm, node), "running_mean", None) is not None
+
+
+def drops(gm: fx.GraphModule, node: object) -> bool:
+    """Whether a node gives its input in evaluation: a dropout, or an identity in both modes."""
+    row = operator_of(gm, node)
+    if row.name == "identity" or not isinstance(node, fx.Node):
+        return row.name == "identity"
+    follows = node.op == "call_module" or call_of(gm, node).get("training", True) is False
+    return row.mode is Mode.DROPS and follows
+
+
 def bits_source(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     """Walk back over what keeps +-1 values in evaluation (dropout, identity)."""
-    while isinstance(module_of(gm, node), _KEEPS_BITS):
+    while drops(gm, node):
         node = node.all_input_nodes[0]
     return node
-
-
-def never_negative(gm: fx.GraphModule, node: fx.Node, ignoring: tuple[type[nn.Module], ...] = ()) -> fx.Node | None:
-    """The node because of which this value cannot be negative, or None if it can.
-
-    A sum or a concatenation is never negative if all its operands are. Modules of the kinds `ignoring` count as if
-    they passed their input on.
-    """
-    module = module_of(gm, node)
-    if isinstance(module, _NEVER_NEGATIVE) or (isinstance(module, nn.Hardtanh) and module.min_val >= 0):
-        return never_negative(gm, node.all_input_nodes[0], ignoring) if isinstance(module, ignoring) else node
-    if isinstance(module, _KEEPS_SIGN) or rearranges(node) or _is_mean(node):
-        return never_negative(gm, node.all_input_nodes[0], ignoring)
-    if _is_sum(node) or calls(node, torch.cat):
-        culprits = [never_negative(gm, operand, ignoring) for operand in node.all_input_nodes]
-        return culprits[0] if all(culprits) else None
-    return None
-
-
-def relus_reaching(gm: fx.GraphModule, node: fx.Node) -> Iterator[fx.Node]:
-    """The ReLU nodes whose output reaches `node` through what keeps non-negative values so."""
-    module = module_of(gm, node)
-    if isinstance(module, RELUS):
-        yield node
-    if isinstance(module, _KEEPS_SIGN) or rearranges(node) or _is_mean(node):
-        yield from relus_reaching(gm, node.all_input_nodes[0])
-    elif _is_sum(node) or calls(node, torch.cat):
-        for operand in node.all_input_nodes:
-            yield from relus_reaching(gm, operand)
-
-
-def _is_passage(gm: fx.GraphModule, node: fx.Node) -> bool:
-    return isinstance(module_of(gm, node), _KEEPS_SIGN) or rearranges(node)
-
-
-def _is_sum(node: fx.Node) -> bool:
-    """`is_add`, or a tensor plus itself."""
-    return calls(node, operator.add) and all(isinstance(operand, fx.Node) for operand in node.args)
-
-
-def _is_mean(node: fx.Node) -> bool:
-    return calls(node, torch.mean) or (node.op == "call_method" and node.target == "mean")
-
-
-def is_normalized(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether every reader of a layer's output meets a batch norm, behind pooling, activations and concat only."""
-
-    def met(user: fx.Node) -> bool:
-        passage = _is_passage(gm, user) or calls(user, torch.cat)
-        return isinstance(module_of(gm, user), BATCH_NORMS) or (passage and is_normalized(gm, user))
-
-    return bool(node.users) and all(met(user) for user in node.users)
-
-
-def producer(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
-    """Walk back over pooling, activations, dropout and flatten to what produced the values."""
-    while _is_passage(gm, node):
-        node = node.all_input_nodes[0]
-    return node
-
-
-def monotone_directions(gm: fx.GraphModule, node: fx.Node) -> torch.Tensor | None:
-    """How a node's value moves with its input, per channel: +1 up, -1 down, 0 constant; None if that is not known.
-
-    Returns a scalar where all channels agree. Rounding keeps monotone: a product, a sum and a clamp each round
-    monotonely.
-    """
-    module = module_of(gm, node)
-    if isinstance(module, nn.LeakyReLU | nn.PReLU):
-        slope = module.weight.detach() if isinstance(module, nn.PReLU) else torch.tensor(module.negative_slope)
-        return torch.tensor(1.0) if bool((slope >= 0).all()) else None
-    if isinstance(module, (*RELUS, nn.Hardtanh, nn.MaxPool2d)) or is_view(node) or calls(node, shift_halves):
-        return torch.tensor(1.0)
-    if calls(node, F.batch_norm):
-        gamma = node.args[3]
-        return torch.tensor(1.0) if gamma is None else constant(gm, gamma).sign()
-    return None
 
 
 def constant(gm: fx.GraphModule, node: object) -> torch.Tensor:

@@ -6,17 +6,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from bnnfx.graph.dataflow import (
-    BATCH_NORMS,
-    DROPOUTS,
-    ELEMENTWISE,
-    POOLS,
-    bits_source,
-    calls,
-    is_add,
-    is_replication,
-    module_of,
-)
+from bnnfx.graph.dataflow import bits_source, calls, is_add, is_batch_norm, is_replication, module_of
+from bnnfx.graph.operators import Kind, call_of, operator_of
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.nn.halves import SHIFT, halves_by_group, mean_of_halves, shift_halves
 
@@ -75,8 +66,7 @@ def is_called_once(gm: fx.GraphModule, node: fx.Node) -> bool:
 @torch.no_grad()
 def widen_batch_norm(batch_norm: nn.Module, shift: float) -> None:
     """Give every channel a copy, with beta less `shift` in the first half and more by it in the second, in place."""
-    assert isinstance(batch_norm, BATCH_NORMS)
-    batch_norm.num_features *= 2
+    batch_norm.num_features *= 2  # type: ignore[operator, assignment]
     for name, parameter in list(batch_norm.named_parameters(recurse=False)):
         doubled = torch.cat([parameter, parameter])
         if name == "bias":
@@ -89,13 +79,7 @@ def widen_batch_norm(batch_norm: nn.Module, shift: float) -> None:
 
 def keeps_shift(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node gives `f(x + c) = f(x) + c` in training and evaluation, and keeps channels apart and in order."""
-    module = module_of(gm, node)
-    if isinstance(module, nn.AvgPool2d):
-        counts_padding = module.count_include_pad and module.padding not in (0, (0, 0))
-        return not counts_padding and module.divisor_override is None
-    if isinstance(module, (nn.MaxPool2d, nn.AdaptiveMaxPool2d)):
-        return not module.return_indices
-    return isinstance(module, nn.AdaptiveAvgPool2d | nn.Identity) or is_flatten(node)
+    return is_flatten(node) or operator_of(gm, node).keeps_shift(call_of(gm, node))
 
 
 def is_flatten(node: fx.Node) -> bool:
@@ -106,7 +90,7 @@ def is_flatten(node: fx.Node) -> bool:
 def reads_bits(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a value comes from a layer behind a binarizer, through batch norm, pooling and views only."""
     while not isinstance(module_of(gm, node), LAYERS):
-        if not (isinstance(module_of(gm, node), BATCH_NORMS) or keeps_shift(gm, node) or is_replication(node)):
+        if not (is_batch_norm(gm, node) or keeps_shift(gm, node) or is_replication(node)):
             return False
         node = node.all_input_nodes[0]
     source = bits_source(gm, node.all_input_nodes[0])
@@ -120,14 +104,14 @@ def channels_of(gm: fx.GraphModule, node: object) -> int | None:
     module = module_of(gm, node)
     if not isinstance(node, fx.Node) or not node.all_input_nodes:
         return None
-    source = channels_of(gm, node.all_input_nodes[0]) if not isinstance(module, (*BATCH_NORMS, *LAYERS)) else None
-    if isinstance(module, BATCH_NORMS):
-        return module.num_features
+    if is_batch_norm(gm, node):
+        return int(module.num_features)  # type: ignore[union-attr, arg-type]
     if isinstance(module, nn.Conv2d):
         return module.out_channels
     if isinstance(module, nn.Linear):
         return module.out_features
-    if isinstance(module, (*POOLS, *ELEMENTWISE, *DROPOUTS, nn.Identity)):
+    source = channels_of(gm, node.all_input_nodes[0])
+    if operator_of(gm, node).kind in (Kind.POOL, Kind.ELEMENTWISE):
         return source
     if is_add(node):
         return source if source == channels_of(gm, node.all_input_nodes[1]) else None

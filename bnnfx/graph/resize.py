@@ -1,9 +1,12 @@
 """Give a module another number of channels, in place."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
-from bnnfx.graph.dataflow import CONVOLUTIONS
+from bnnfx.graph.channel_rules import TRANSPOSED
+from bnnfx.graph.operators import Kind, operator_of_module
 
 
 def resize(module: nn.Module, inputs: int, outputs: int) -> None:
@@ -19,16 +22,16 @@ def resize(module: nn.Module, inputs: int, outputs: int) -> None:
     Conv2d(5, 6, kernel_size=(3, 3), stride=(1, 1))
     """
     sizes = {}
-    if isinstance(module, CONVOLUTIONS):
-        if module.groups == module.in_channels > 1:
-            module.groups = inputs
-        transposed = isinstance(module, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d)
-        first, second = (inputs, outputs) if transposed else (outputs, inputs)
-        sizes["weight"] = (first, second // module.groups, *module.kernel_size)
-        module.in_channels, module.out_channels = inputs, outputs
-    elif isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear):
         sizes["weight"] = (outputs, inputs)
         module.in_features, module.out_features = inputs, outputs
+    elif operator_of_module(module).kind is Kind.LAYER:
+        layer: Any = module
+        if layer.groups == layer.in_channels > 1:
+            layer.groups = inputs
+        first, second = (inputs, outputs) if isinstance(module, TRANSPOSED) else (outputs, inputs)
+        sizes["weight"] = (first, second // layer.groups, *layer.kernel_size)
+        layer.in_channels, layer.out_channels = inputs, outputs
     elif isinstance(module, nn.PReLU):
         module.num_parameters = inputs
     elif isinstance(module, nn.GroupNorm):

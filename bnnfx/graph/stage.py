@@ -1,21 +1,15 @@
 """The stages of a graph and what each promises; the runner checks the promise after every pass."""
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from torch import fx
 
 from bnnfx.errors import StageError
 from bnnfx.graph.canonical import alias_of
-from bnnfx.graph.dataflow import (
-    DROPOUTS,
-    bits_source,
-    is_freezable,
-    module_of,
-    never_negative,
-    packed_op,
-    packed_result,
-)
+from bnnfx.graph.dataflow import bits_source, is_freezable, module_of, packed_op, packed_result
+from bnnfx.graph.operators import Mode, Sign, operator_of
+from bnnfx.graph.value_flow import follow_values
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 
 
@@ -30,11 +24,9 @@ class Stage(enum.Enum):
 
 def check_contract(gm: fx.GraphModule, stage: Stage) -> None:
     """Raise `StageError` naming the first node that breaks the promise of `stage`."""
-    for node in gm.graph.nodes:
-        for rule in _RULES[stage]:
-            broken = rule(gm, node)
-            if broken is not None:
-                raise StageError(f"The graph is not in stage {stage.value}: node '{node.name}' {broken}.")
+    for rule in _RULES[stage]:
+        for node, broken in rule(gm):
+            raise StageError(f"The graph is not in stage {stage.value}: node '{node.name}' {broken}.")
 
 
 def require_two_levels(gm: fx.GraphModule, function: str) -> None:
@@ -54,52 +46,56 @@ def require_two_levels(gm: fx.GraphModule, function: str) -> None:
             )
 
 
-_Rule = Callable[[fx.GraphModule, fx.Node], str | None]
+_Rule = Callable[[fx.GraphModule], Iterator[tuple[fx.Node, str]]]
+"""The nodes that break a promise, each with what is wrong with it."""
 
 
-def _one_spelling(gm: fx.GraphModule, node: fx.Node) -> str | None:
-    alias = alias_of(gm, node)
-    return None if alias is None else f"is spelled as {alias}, which has a canonical spelling"
+def _one_spelling(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
+    for node in gm.graph.nodes:
+        alias = alias_of(gm, node)
+        if alias is not None:
+            yield node, f"is spelled as {alias}, which has a canonical spelling"
 
 
-def _layer_reads_bits(gm: fx.GraphModule, node: fx.Node) -> str | None:
-    if not isinstance(module_of(gm, node), BinaryConv2d | BinaryLinear):
-        return None
-    source = bits_source(gm, node.all_input_nodes[0])
-    if isinstance(module_of(gm, source), ActivationBinarizer):
-        return None
-    return f"is a binary layer that reads '{source.name}', which is no binarizer"
+def _layers_read_bits(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
+    for node in gm.graph.nodes:
+        if isinstance(module_of(gm, node), BinaryConv2d | BinaryLinear):
+            source = bits_source(gm, node.all_input_nodes[0])
+            if not isinstance(module_of(gm, source), ActivationBinarizer):
+                yield node, f"is a binary layer that reads '{source.name}', which is no binarizer"
 
 
-def _sign_is_not_constant(gm: fx.GraphModule, node: fx.Node) -> str | None:
-    module = module_of(gm, node)
-    if not isinstance(module, ActivationBinarizer) or module.absorbs_relu:
-        return None
-    culprit = never_negative(gm, node.all_input_nodes[0])
-    return None if culprit is None else f"binarizes a tensor that is never negative, because of '{culprit.name}'"
+def _signs_are_not_constant(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
+    values = follow_values(gm)
+    for node in gm.graph.nodes:
+        module = module_of(gm, node)
+        if isinstance(module, ActivationBinarizer) and not module.absorbs_relu:
+            value = values[node.all_input_nodes[0]]
+            if value.sign is Sign.NEVER_NEGATIVE:
+                yield node, f"binarizes a tensor that is never negative, because of '{value.culprit.name}'"
 
 
-def _inference_only(gm: fx.GraphModule, node: fx.Node) -> str | None:
-    module = module_of(gm, node)
-    if isinstance(module, (ActivationBinarizer, BinaryConv2d, BinaryLinear, *DROPOUTS)) or is_freezable(module):
-        return f"is a {type(module).__name__}, which belongs to training"
-    return None
+def _inference_only(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
+    for node in gm.graph.nodes:
+        module = module_of(gm, node)
+        trained = isinstance(module, ActivationBinarizer | BinaryConv2d | BinaryLinear) or is_freezable(gm, node)
+        if trained or (module is not None and operator_of(gm, node).mode is Mode.DROPS):
+            yield node, f"is a {type(module).__name__}, which belongs to training"
 
 
-def _packed_ops_read_bits(gm: fx.GraphModule, node: fx.Node) -> str | None:
-    op = packed_op(node)
-    if op is None or not op.bits_in:
-        return None
-    source = node.args[0]
-    result = packed_result(source)
-    if result is not None and result.output == "bits":
-        return None
-    return f"reads '{source}', which does not hold packed bits"
+def _packed_ops_read_bits(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
+    for node in gm.graph.nodes:
+        op = packed_op(node)
+        if op is None or not op.bits_in:
+            continue
+        result = packed_result(node.args[0])
+        if result is None or result.output != "bits":
+            yield node, f"reads '{node.args[0]}', which does not hold packed bits"
 
 
 _RULES: dict[Stage, tuple[_Rule, ...]] = {
     Stage.TRACED: (),
     Stage.CANONICAL: (_one_spelling,),
-    Stage.TRAINABLE: (_one_spelling, _layer_reads_bits, _sign_is_not_constant),
+    Stage.TRAINABLE: (_one_spelling, _layers_read_bits, _signs_are_not_constant),
     Stage.PACKED: (_inference_only, _packed_ops_read_bits),
 }

@@ -1,0 +1,134 @@
+"""One graph of two: a model traced in training and in evaluation."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from torch import fx, nn
+
+from bnnfx.graph import edit
+from bnnfx.graph.operators import FOLLOWS, Call, Mode, call_of, operator_of
+from bnnfx.nn.mode import CallByMode
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_TENSORS = ("running_mean", "running_var", "weight", "bias")
+
+
+def differing_modules(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
+    """The innermost submodules that do something else in training than in evaluation; the model itself is empty.
+
+    What differs in nothing but constants of a function does the same: `follow_both_modes` has both.
+    """
+    calls = [_by_module(graph) for graph in (training, evaluation)]
+    differing = {path for path in {*calls[0], *calls[1]} if calls[0].get(path) != calls[1].get(path)}
+    return [path for path in differing if not any(_is_inside(other, path) for other in differing)]
+
+
+def _is_inside(path: str, outer: str) -> bool:
+    return path != outer and (not outer or path.startswith(f"{outer}."))
+
+
+def _by_module(graph: fx.Graph) -> dict[str, list[object]]:
+    """What each submodule does, without the constants of functions."""
+    calls: dict[str, list[object]] = defaultdict(list)
+    places = {node: place for place, node in enumerate(graph.nodes)}
+    for node in graph.nodes:
+        stack = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
+        for path in {"", *stack}:
+            calls[path].append(_signature(node))
+    calls[""].append([[places[source] for source in node.all_input_nodes] for node in graph.nodes])
+    return calls
+
+
+def _signature(node: fx.Node) -> object:
+    constants = node.op != "call_function"
+    arguments = fx.node.map_aggregate(
+        (node.args, dict(node.kwargs)),
+        lambda value: "value" if isinstance(value, fx.Node) else repr(value) if constants else "constant",
+    )
+    return node.op, str(node.target), repr(arguments)
+
+
+def follow_both_modes(gm: fx.GraphModule, training: fx.Graph, model: nn.Module) -> None:
+    """Let every call that has other constants in training follow `train()` and `eval()`, in place.
+
+    Dropouts become modules, and so does a batch norm that a subclass calls as a function; anything else a `CallByMode`.
+
+    Args:
+        gm: what was traced in evaluation.
+        training: what was traced in training, alike but for constants: see `differing_modules`.
+        model: the model itself.
+    """
+    for in_training, node in list(zip(training.nodes, gm.graph.nodes, strict=True)):
+        differing = dict(_differing(in_training, node))
+        if differing:
+            _follow(gm, model, in_training, node, differing)
+
+
+def _differing(in_training: fx.Node, node: fx.Node) -> Iterator[tuple[str | int, Any]]:
+    """The arguments that training has otherwise, with their values there."""
+    for place, (theirs, ours) in enumerate(zip(in_training.args, node.args, strict=True)):
+        if _text(theirs) != _text(ours):
+            yield place, theirs
+    for name, ours in node.kwargs.items():
+        if _text(in_training.kwargs[name]) != _text(ours):
+            yield name, in_training.kwargs[name]
+
+
+def _text(argument: Any) -> str:
+    return repr(fx.node.map_aggregate(argument, lambda value: "value" if isinstance(value, fx.Node) else repr(value)))
+
+
+def _follow(
+    gm: fx.GraphModule, model: nn.Module, in_training: fx.Node, node: fx.Node, differing: dict[str | int, Any]
+) -> None:
+    target = _own_batch_norm(gm, model, node) or _dropout(gm, in_training, node)
+    with gm.graph.inserting_before(node):
+        if target is not None:
+            new = gm.graph.call_module(target, call_of(gm, node).operands[:1])
+        else:
+            in_evaluation = {key: node.args[key] if isinstance(key, int) else node.kwargs[key] for key in differing}
+            assert not isinstance(node.target, str)
+            module = CallByMode(node.target, differing, in_evaluation)
+            kwargs = {name: value for name, value in node.kwargs.items() if name not in differing}
+            new = gm.graph.call_module(edit.add_module(gm, node.name, "by_mode", module), node.args, kwargs)
+    new.meta.update(node.meta)
+    edit.replace(node, new)
+
+
+def _dropout(gm: fx.GraphModule, in_training: fx.Node, node: fx.Node) -> str | None:
+    """The module of a dropout that is called with `training=self.training`; the name that it is added under."""
+    row, call, before = operator_of(gm, node), call_of(gm, node), call_of(gm, in_training)
+    if row.mode is not Mode.DROPS or (before.get("training", True), call.get("training", True)) != (True, False):
+        return None
+    arguments = {key: value for key, value in call.arguments.items() if before.arguments.get(key) == value}
+    spelling = row.canonical(Call(node, None, call.operands, {**arguments, "training": FOLLOWS}))
+    if spelling is None or not isinstance(spelling[0], nn.Module):
+        return None
+    module = spelling[0]
+    return edit.add_module(gm, node.name, type(module).__name__.lower(), module)
+
+
+def _own_batch_norm(gm: fx.GraphModule, model: nn.Module, node: fx.Node) -> str | None:
+    """The path of a batch norm's subclass that calls the function with its own tensors, made a plain batch norm there."""
+    if operator_of(gm, node).name != "batch norm":
+        return None
+    given = dict(zip(("input", *_TENSORS), node.args, strict=False)) | dict(node.kwargs)
+    read = [str(given[name].target).rpartition(".") for name in _TENSORS if isinstance(given.get(name), fx.Node)]
+    paths = {path for path, _, _ in read}
+    if len(paths) != 1 or [name for _, _, name in read] != [name for name in _TENSORS if given.get(name) is not None]:
+        return None
+    (path,) = paths
+    owner: Any = model.get_submodule(path)
+    kind = next((kind for kind in _BATCH_NORMS if isinstance(owner, kind)), None)
+    if kind is None or owner.momentum is None or owner.running_mean is None:
+        return None
+    if type(gm.get_submodule(path)) is not kind:
+        plain = kind(owner.num_features, owner.eps, owner.momentum, affine=False, device="meta")
+        for name in _TENSORS:
+            setattr(plain, name, getattr(owner, name))
+        plain.affine, plain.num_batches_tracked = owner.affine, owner.num_batches_tracked
+        for name, child in gm.get_submodule(path).named_children():
+            plain.add_module(name, child)
+        edit.replace_module(gm, path, plain)
+    return path

@@ -1,0 +1,101 @@
+"""Operations that write into their input: which they are, what computes the same without, and where that is not safe."""
+
+import operator
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+from bnnfx.graph.dataflow import drops, module_of
+from bnnfx.graph.operators import Kind, call_of, is_opaque, operator_of
+
+_AUGMENTED = {
+    getattr(operator, f"i{name}"): getattr(operator, name)
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
+} | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
+"""`y += x` and its like, and what they compute."""
+
+
+def written(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The value that a call writes into; None if it writes into none, as far as its spelling tells."""
+    target: object = None
+    if node.op == "call_module":
+        target = _first(node) if getattr(module_of(gm, node), "inplace", False) is True else None
+    elif node.op in ("call_function", "call_method"):
+        if isinstance(node.kwargs.get("out"), fx.Node):
+            target = node.kwargs["out"]
+        elif _says_inplace(gm, node):
+            target = _first(node)
+    return target if isinstance(target, fx.Node) else None
+
+
+def _first(node: fx.Node) -> object:
+    return node.args[0] if node.args else node.kwargs.get("input", node.kwargs.get("self"))
+
+
+def _says_inplace(gm: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_function" and (node.target in _AUGMENTED or node.target is operator.setitem):
+        return True
+    name = _name(node)
+    augmented = name.startswith("__i") and name.endswith("__") and name not in ("__index__", "__int__", "__invert__")
+    underscore = name.endswith("_") and not name.endswith("__")
+    return underscore or augmented or name == "__setitem__" or call_of(gm, node).get("inplace") is True
+
+
+def _name(node: fx.Node) -> str:
+    return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
+
+
+def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
+    """The function or method that gives what an in-place call of a function or method writes; None if there is none."""
+    name = _name(node)
+    if node.op == "call_method":
+        if name.startswith("__"):
+            function = getattr(operator, name.strip("_"), None)
+            return _AUGMENTED.get(function)
+        return name[:-1] if callable(getattr(Tensor, name[:-1], None)) else None
+    assert not isinstance(node.target, str)
+    if node.target in _AUGMENTED:
+        return _AUGMENTED[node.target]
+    if node.target is operator.setitem:
+        return None
+    if name.endswith("_"):
+        return next((found for place in (torch, F) if (found := getattr(place, name[:-1], None)) is not None), None)
+    return node.target
+
+
+def unsafe_writes(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
+    """The in-place calls that cannot be made functional, each with the reason.
+
+    Not safe is a call without a twin, one that writes into a parameter or buffer, and one that writes into memory which
+    something that reads another name of it sees: `v = y[:, :2]; v.mul_(2)`, and then `y`.
+    """
+    order = {node: place for place, node in enumerate(gm.graph.nodes)}
+    memory: dict[fx.Node, set[fx.Node]] = {}  # the values that may lie in the same memory, in one set
+    tensor: dict[fx.Node, fx.Node] = {}  # names of one and the same tensor, by the first of them
+    for node in gm.graph.nodes:
+        source = written(gm, node)
+        for shared in _may_share(gm, node) if source is None else (source,):
+            merged = memory.get(node, {node}) | memory.get(shared, {shared})
+            memory.update(dict.fromkeys(merged, merged))
+        if source is None:
+            continue
+        tensor[node] = tensor.get(source, source)
+        if node.op != "call_module" and functional_twin(node) is None:
+            yield node, "writes into its input, and no function gives the same without"
+        elif source.op == "get_attr":
+            yield node, f"writes into '{source.target}', which belongs to the model"
+        else:
+            for other in memory[source] - {node}:
+                late = [user for user in other.users if order[user] > order[node]]
+                if order[other] < order[node] and tensor.get(other, other) is not tensor[node] and late:
+                    yield node, f"writes into memory that '{late[0].name}' reads as '{other.name}'"
+                    break
+
+
+def _may_share(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
+    """The inputs in whose memory a result may lie: those of a view, and of what is not known."""
+    row = operator_of(gm, node)
+    views = row.kind is Kind.MOVE or drops(gm, node) or row.name == "stochastic depth"
+    return list(node.all_input_nodes) if views or (is_opaque(row) and node.op != "output") else []

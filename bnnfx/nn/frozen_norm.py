@@ -1,0 +1,16 @@
+"""What a batch norm is in a lowered graph: its inference function over constants, which no `train()` turns back."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def frozen_batch_norm(
+    x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
+) -> Tensor:
+    """`(x - mean) / sqrt(var + epsilon) * gamma + beta` per channel of `[N, C, ...]`, with the bits of the module.
+
+    >>> import torch
+    >>> frozen_batch_norm(torch.tensor([[3.0]]), torch.tensor([1.0]), torch.tensor([4.0]), None, None, 0.0)
+    tensor([[1.]])
+    """
+    return F.batch_norm(x, mean, var, gamma, beta, False, 0.0, epsilon)
