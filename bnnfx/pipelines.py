@@ -1,12 +1,15 @@
 """The order of all passes, stage by stage; written here and nowhere else.
 
 Another package adds a pass through the entry-point group `bnnfx.passes`: a `Pass` class whose attribute `after` is the
-class in one of these tuples that it follows.
+class that it follows, in one of these tuples or of another package.
 """
 
+import inspect
+import warnings
 from importlib.metadata import entry_points
 from typing import Any
 
+from bnnfx.errors import first_line
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.passes.convert.add_shortcut_per_convolution import AddShortcutPerConvolution
 from bnnfx.passes.convert.binarize_layers import BinarizeLayers
@@ -30,7 +33,7 @@ from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
 from bnnfx.passes.split.replicate_before_batchnorm import ReplicateBeforeBatchNorm
 from bnnfx.passes.split.split_activations import SplitActivations
 
-CONVERT: tuple[type[Pass[Any, Any]], ...] = (
+CONVERT: tuple[type[Pass[Any, Any, Any]], ...] = (
     # TRACED -> CANONICAL
     FunctionalizeInplace,
     CanonicalizeCalls,
@@ -44,14 +47,14 @@ CONVERT: tuple[type[Pass[Any, Any]], ...] = (
     BinarizeLayers,
 )
 
-SPLIT: tuple[type[Pass[Any, Any]], ...] = (
+SPLIT: tuple[type[Pass[Any, Any, Any]], ...] = (
     # TRAINABLE: each step keeps what the network computes
     SplitActivations,
     MoveShiftUpstream,
     ReplicateBeforeBatchNorm,  # needs the streams: it widens what adds to one
 )
 
-LOWER: tuple[type[Pass[Any, Any]], ...] = (
+LOWER: tuple[type[Pass[Any, Any, Any]], ...] = (
     # TRAINABLE
     DropInferenceIdentities,
     FreezeBatchNorm,
@@ -69,22 +72,58 @@ LOWER: tuple[type[Pass[Any, Any]], ...] = (
 )
 
 
-def with_extensions(passes: tuple[type[Pass[Any, Any]], ...]) -> tuple[type[Pass[Any, Any]], ...]:
-    """The passes, and behind each those of other packages that follow it.
+def with_extensions(passes: tuple[type[Pass[Any, Any, Any]], ...]) -> tuple[type[Pass[Any, Any, Any]], ...]:
+    """The passes, and behind each those of other packages that follow it, in the order of their entry points.
 
-    Raises:
-        ValueError: an entry point is no pass, or follows none of ours.
+    An entry point that cannot be taken is left out, with a warning that names it.
     """
-    result = list(passes)
+    waiting = []
     for entry in entry_points(group="bnnfx.passes"):
-        extension = entry.load()
-        if not (
-            isinstance(extension, type) and issubclass(extension, Pass) and extension.after in CONVERT + SPLIT + LOWER
-        ):
-            raise ValueError(
-                f"The entry point {entry.name!r} of group bnnfx.passes ({entry.value}) must be a subclass of Pass "
-                "whose attribute `after` is one of the passes in bnnfx.pipelines."
+        try:
+            extension = entry.load()
+            obstacle = _obstacle(extension)
+        except Exception as error:  # whatever the other package's module does when it is imported
+            extension, obstacle = None, f"it raises {type(error).__name__}: {first_line(error).removesuffix('.')}"
+        if obstacle is None:
+            waiting.append(extension)
+        else:
+            warnings.warn(
+                f"The entry point {entry.name!r} of group bnnfx.passes ({entry.value}) is left out: {obstacle}. "
+                "Repair the package that it comes from, or uninstall it.",
+                stacklevel=3,
             )
-        if extension.after in passes:
-            result.insert(result.index(extension.after) + 1, extension)
+    result, placed = list(passes), True
+    while placed:
+        placed = False
+        for extension in [extension for extension in waiting if extension.after in result]:
+            place = result.index(extension.after) + 1
+            while place < len(result) and extension.after in _followed(result[place]):
+                place += 1
+            result.insert(place, extension)
+            waiting.remove(extension)
+            placed = True
     return tuple(result)
+
+
+def _followed(kind: type[Pass[Any, Any, Any]]) -> list[type[Pass[Any, Any, Any]]]:
+    """The pass that a pass follows, the one that this one follows ..., up to one of ours."""
+    chain = []
+    while kind.after is not None and kind.after not in chain:
+        kind = kind.after
+        chain.append(kind)
+    return chain
+
+
+def _obstacle(extension: object) -> str | None:
+    """Why an object has no place among the passes."""
+    if not (isinstance(extension, type) and issubclass(extension, Pass)):
+        return "it is no subclass of bnnfx.graph.pass_runner.Pass"
+    if inspect.isabstract(extension):
+        return f"the class lacks {', '.join(sorted(extension.__abstractmethods__))}"
+    root = next((kind for kind in _followed(extension) if kind in CONVERT + SPLIT + LOWER), None)
+    if root is None:
+        return "its attribute `after` leads to none of the passes in bnnfx.pipelines"
+    stages = {getattr(extension, "requires", None), getattr(extension, "ensures", None)}
+    if stages != {root.ensures}:
+        return f"it follows {root.__name__}, so its attributes `requires` and `ensures` must both be {root.ensures}"
+    return None

@@ -21,6 +21,15 @@ def add_buffer(gm: fx.GraphModule, name: str, value: torch.Tensor) -> fx.Node:
     return gm.graph.get_attr(target)
 
 
+def add_shared_buffer(gm: fx.GraphModule, name: str, value: torch.Tensor) -> fx.Node:
+    """As `add_buffer`; where a buffer of that name holds this very value, it is read again."""
+    target = name.replace(".", "_")
+    present = getattr(gm, target, None)
+    if isinstance(present, torch.Tensor) and present.dtype == value.dtype and torch.equal(present, value):
+        return gm.graph.get_attr(target)
+    return add_buffer(gm, name, value)
+
+
 def call_module_after(gm: fx.GraphModule, node: fx.Node, target: str) -> fx.Node:
     """Put a call of module `target` behind `node`, so that every reader of `node` reads the new node."""
     with gm.graph.inserting_after(node):

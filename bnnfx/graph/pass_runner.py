@@ -13,12 +13,17 @@ from bnnfx.graph.stage import Stage, check_contract
 
 C = TypeVar("C")
 M = TypeVar("M")
+P = TypeVar("P")
 
 
-class Pass(ABC, Generic[C, M]):
+class Pass(ABC, Generic[C, M, P]):
     """One rewrite, in three questions: where does it match, is it allowed there, what is put in place.
 
-    `C` is the context of the pipeline, `M` what a match is: a node, or a small tuple or dataclass around one.
+    `C` is the context of the pipeline, `M` what a match is: a node, or a small tuple or dataclass around one. `P` is
+    the plan, whatever was found out while asking whether a match may be rewritten; None where nothing was.
+
+    What a pass needs to know of the whole graph it computes when it is made; from then on it keeps nothing of its own.
+    `match` and `allowed` look and change nothing: not the graph, its modules and shapes, nor the report.
 
     Attributes:
         requires: the stage that the graph is in before.
@@ -28,7 +33,7 @@ class Pass(ABC, Generic[C, M]):
 
     requires: ClassVar[Stage]
     ensures: ClassVar[Stage]
-    after: ClassVar["type[Pass[Any, Any]] | None"] = None
+    after: ClassVar["type[Pass[Any, Any, Any]] | None"] = None
 
     def __init__(self, gm: fx.GraphModule, context: C) -> None:
         self.gm = gm
@@ -39,12 +44,12 @@ class Pass(ABC, Generic[C, M]):
     def match(self) -> Iterable[M]:
         """The places where the pass could apply, in graph order; asked lazily, so later matches see a rewrite."""
 
-    def allowed(self, match: M) -> Refusal | None:
-        """The reason not to rewrite here, and what would change it; None if nothing speaks against it."""
-        return None
+    @abstractmethod
+    def allowed(self, match: M) -> P | Refusal:
+        """The reason not to rewrite here, and what would change it; else the plan that `rewrite` gets."""
 
     @abstractmethod
-    def rewrite(self, match: M) -> None:
+    def rewrite(self, match: M, plan: P) -> None:
         """Change the graph at a match."""
 
     @abstractmethod
@@ -90,7 +95,7 @@ def watch_passes(watcher: Watcher) -> Iterator[None]:
 
 
 def run_passes(
-    gm: fx.GraphModule, passes: Sequence[type[Pass[C, object]]], context: C, record: Record
+    gm: fx.GraphModule, passes: Sequence[type[Pass[C, Any, Any]]], context: C, record: Record
 ) -> fx.GraphModule:
     """Run passes in order on `gm`, in place; each report goes into `record`.
 
@@ -104,13 +109,13 @@ def run_passes(
         before = _fingerprint(gm)
         for match in pass_.match():
             subject = pass_.subject(match)
-            refusal = pass_.allowed(match)
-            if refusal is None:
-                pass_.rewrite(match)
-                pass_.report.applied.append(subject)
-            else:
-                remark = Remark(subject, refusal.reason, refusal.remedy, pass_.layers(match))
+            plan = pass_.allowed(match)
+            if isinstance(plan, Refusal):
+                remark = Remark(subject, plan.reason, plan.remedy, pass_.layers(match))
                 pass_.report.refused.append(remark)
+            else:
+                pass_.rewrite(match, plan)
+                pass_.report.applied.append(subject)
         pass_.finish()
         gm.graph.eliminate_dead_code()
         gm.delete_all_unused_submodules()

@@ -29,7 +29,7 @@ class Block:
     shortcut: fx.Node
 
 
-class AddShortcutPerConvolution(Pass[ConvertContext, Block]):
+class AddShortcutPerConvolution(Pass[ConvertContext, Block, None]):
     """Rewrite residual blocks of two or more binary convolutions.
 
     Before: `add(bn2(conv2(act(bn1(conv1(x))))), shortcut(x))`. After: `y = act(add(bn1(conv1(x)), shortcut(x)))`,
@@ -77,7 +77,7 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block]):
                 )
         return None
 
-    def rewrite(self, match: Block) -> None:
+    def rewrite(self, match: Block, plan: None) -> None:
         """Add the block's shortcut behind its first convolution, and the running stream behind every other."""
         shortcut = match.shortcut
         for (_, end), (following, _) in pairwise(match.stages):

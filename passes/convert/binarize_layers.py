@@ -12,7 +12,7 @@ from bnnfx.graph.stage import Stage
 from bnnfx.nn import BinaryConv2d, BinaryLinear
 
 
-class BinarizeLayers(Pass[ConvertContext, fx.Node]):
+class BinarizeLayers(Pass[ConvertContext, fx.Node, None]):
     """Before: `conv(x)`. After: `binary_conv(sign(x))`, with the float layer's parameters under their old names.
 
     A scheme that binarizes activations only leaves the layer itself as it is: `conv(sign(x))`.
@@ -30,7 +30,10 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node]):
             if self.context.is_binary(node):
                 yield node
 
-    def rewrite(self, match: fx.Node) -> None:
+    def allowed(self, match: fx.Node) -> None:
+        """`SelectLayers` has decided."""
+
+    def rewrite(self, match: fx.Node, plan: None) -> None:
         """Insert the binarizer, and swap the layer at its first call."""
         name = str(match.target)
         scheme, options = self.context.scheme, self.context.binary[name]

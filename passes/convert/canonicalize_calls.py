@@ -1,6 +1,6 @@
 """Aliases of an operation to its one canonical spelling."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import fx, nn
@@ -11,8 +11,11 @@ from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
 
+Call = tuple[nn.Module | Callable[..., Any], tuple[Any, ...]]
+"""A module or function to call, and its arguments."""
 
-class CanonicalizeCalls(Pass[ConvertContext, fx.Node]):
+
+class CanonicalizeCalls(Pass[ConvertContext, fx.Node, Call]):
     """Before: `F.relu(x)`, `x.view(x.size(0), -1)`, `x.add_(y)`. After: `nn.ReLU`, `torch.flatten`, `operator.add`."""
 
     requires = Stage.TRACED
@@ -24,11 +27,15 @@ class CanonicalizeCalls(Pass[ConvertContext, fx.Node]):
             if canonical_call(self.gm, node) is not None:
                 yield node
 
-    def rewrite(self, match: fx.Node) -> None:
-        """Put the canonical call in the node's place."""
+    def allowed(self, match: fx.Node) -> Call:
+        """Its canonical spelling."""
         call = canonical_call(self.gm, match)
         assert call is not None
-        function, arguments = call
+        return call
+
+    def rewrite(self, match: fx.Node, plan: Call) -> None:
+        """Put the canonical call in the node's place."""
+        function, arguments = plan
         target: Any = function
         if isinstance(function, nn.Module):
             target = edit.add_module(self.gm, match.name, type(function).__name__.lower(), function)

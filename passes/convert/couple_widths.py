@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from types import MappingProxyType
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from bnnfx.graph.channel_flow import follow_channels
 from bnnfx.graph.channel_graph import Channels, Layer, WidthClass
@@ -37,7 +37,7 @@ class Change:
     refusal: str | None = None
 
 
-class CoupleWidths(Pass[ConvertContext, Change]):
+class CoupleWidths(Pass[ConvertContext, Change, None]):
     """Before: `conv(64 -> 64)`. After: `conv(45 -> 45)`, with all that is tied to it.
 
     A split layer reads two binary channels for every ternary one, so a factor of 1/sqrt(2) on both its sides keeps the
@@ -59,37 +59,21 @@ class CoupleWidths(Pass[ConvertContext, Change]):
     requires = Stage.CANONICAL
     ensures = Stage.CANONICAL
 
-    def match(self) -> Iterator[Change]:
-        """The classes whose width would change."""
-        options, config = self.context.options, self.context.config
+    def __init__(self, gm: fx.GraphModule, context: ConvertContext) -> None:
+        super().__init__(gm, context)
+        options = context.options
         factor, parity = options.get("width_factor", 1.0), options.get("parity", "factor")
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor <= 1:
             raise ValueError(f"width_factor is a number in (0, 1]; got {factor!r}.")
         if parity not in ("factor", "exact"):
             raise ValueError(f"parity is 'factor' or 'exact'; got {parity!r}.")
-        if factor == 1 and parity == "factor" and not config.widths:
-            return
-        self._graph = follow_channels(self.gm, self.context.shapes)
-        self._classes = list(self._graph.classes())
-        self._index = {axis: index for index, tied in enumerate(self._classes) for axis in tied.axes}
-        self._widths: dict[str, int] = {}
-        self._original = np.array([tied.width for tied in self._classes], np.int64)
-        self._steps = np.array([tied.multiple for tied in self._classes], np.int64)
-        self._rows = dict(self._layer_weights())
-        explicit = self._explicit()
-        for change in explicit.values():
-            if change.refusal is not None or change.width != change.tied.width:
-                yield change
-        coupled = [tied for tied in self._coupled() if tied not in explicit]
-        if parity == "exact":
-            yield from self._fitted(coupled)
-            return
-        if not explicit and not any(tied.fixed for tied in coupled):
-            factor = self._within_baseline(factor, coupled)
-        for tied in coupled:
-            width = scaled(tied.width, factor, tied.multiple)
-            if width != tied.width:
-                yield Change(tied, width, tied.fixed)
+        unchanged = factor == 1 and parity == "factor" and not context.config.widths
+        self._widths = None if unchanged else Widths(gm, context, factor, exact=parity == "exact")
+
+    def match(self) -> Iterator[Change]:
+        """The classes whose width would change."""
+        if self._widths is not None:
+            yield from self._widths.changes
 
     def allowed(self, match: Change) -> Refusal | None:
         """A class with a width that is given from outside stays."""
@@ -97,14 +81,11 @@ class CoupleWidths(Pass[ConvertContext, Change]):
             return None
         return Refusal(f"its width stays {match.tied.width}: {match.refusal}")
 
-    def rewrite(self, match: Change) -> None:
+    def rewrite(self, match: Change, plan: None) -> None:
         """Resize every module that reads or gives these channels."""
-        before = dict(self._widths)
-        self._widths.update(dict.fromkeys(match.tied.axes, match.width))
-        for layer in self._graph.layers.values():
-            old, new = (self._sizes(layer, widths) for widths in (before, self._widths))
-            if old != new:
-                resize(layer.module, *new)
+        assert self._widths is not None
+        for module, inputs, outputs in self._widths.resized(match):
+            resize(module, inputs, outputs)
         rest = f", with {', '.join(match.tied.axes[1:])}" if len(match.tied.axes) > 1 else ""
         self.note(match.tied.axes[0], f"has {match.width} instead of {match.tied.width} output channels{rest}")
 
@@ -114,8 +95,11 @@ class CoupleWidths(Pass[ConvertContext, Change]):
 
     def finish(self) -> None:
         """Drop the shapes, which are those of before, and say how the weights of the network compare."""
+        if self._widths is not None and self._widths.smaller_factor:
+            self.note("width_factor", self._widths.smaller_factor)
         if not self.report.applied:
             return
+        assert self._widths is not None
         self.context.shapes = {}
         self.note(
             ", ".join(self.report.applied),
@@ -123,15 +107,73 @@ class CoupleWidths(Pass[ConvertContext, Change]):
             "that were trained before have lost their function",
         )
         if "width_factor" in self.context.options:
-            split, full = (
-                [self._weights(split, names)(widths) for names in (None, self.context.binary)]
-                for split, widths in ((True, self._present()), (False, self._original))
-            )
+            (split, full), binary = self._widths.numbers_of_weights(), self._widths.numbers_of_weights(binary=True)
             self.note(
                 "weights",
-                f"the split network will have {split[0]} in its convolutions and linear layers, {split[1]} of them in "
-                f"binary layers; the binary network of full width has {full[0]} and {full[1]}",
+                f"the split network will have {split} in its convolutions and linear layers, {binary[0]} of them in "
+                f"binary layers; the binary network of full width has {full} and {binary[1]}",
             )
+
+
+class Widths:
+    """The widths of a network: which of them are tied together, and which are to change.
+
+    Attributes:
+        changes: the classes that would get another width, in order.
+        smaller_factor: why less than the factor given is taken; empty where it is not.
+
+    Raises:
+        ValueError: `Config.widths` contradicts itself or the network.
+    """
+
+    def __init__(self, gm: fx.GraphModule, context: ConvertContext, factor: float, *, exact: bool) -> None:
+        self._gm = gm
+        self._context = context
+        self._graph = follow_channels(gm, context.shapes)
+        self._classes = list(self._graph.classes())
+        self._index = {axis: index for index, tied in enumerate(self._classes) for axis in tied.axes}
+        self._original = np.array([tied.width for tied in self._classes], np.int64)
+        self._steps = np.array([tied.multiple for tied in self._classes], np.int64)
+        self._rows = dict(self._layer_weights())
+        self.smaller_factor = ""
+        explicit = self._explicit()
+        self.changes = [c for c in explicit.values() if c.refusal is not None or c.width != c.tied.width]
+        coupled = [tied for tied in self._coupled() if tied not in explicit]
+        self.changes += self._fitted(coupled) if exact else self._scaled(coupled, factor, alone=not explicit)
+
+    def resized(self, change: Change) -> Iterator[tuple[nn.Module, int, int]]:
+        """Every module whose number of inputs or outputs a change makes another, behind those in front of it."""
+        before = self._widths_before(change)
+        after = before | dict.fromkeys(change.tied.axes, change.width)
+        for layer in self._graph.layers.values():
+            new = self._sizes(layer, after)
+            if self._sizes(layer, before) != new:
+                yield layer.module, *new
+
+    def numbers_of_weights(self, binary: bool = False) -> tuple[int, int]:
+        """Of the split network with the new widths, and of the binary one of full width; or of their binary layers."""
+        names = self._context.binary if binary else None
+        split, full = self._weights(split=True, names=names), self._weights(split=False, names=names)
+        return split(self._with(self.changes)), full(self._original)
+
+    def _widths_before(self, change: Change) -> dict[str, int]:
+        earlier = self.changes[: self.changes.index(change)]
+        return {axis: c.width for c in earlier if c.refusal is None for axis in c.tied.axes}
+
+    def _with(self, changes: Sequence[Change]) -> Integers:
+        """The width of every class with these changes."""
+        widths = {c.tied: c.width for c in changes if c.refusal is None}
+        return np.array([widths.get(tied, tied.width) for tied in self._classes], np.int64)
+
+    def _scaled(self, coupled: list[WidthClass], factor: float, *, alone: bool) -> Iterator[Change]:
+        """The widths times the factor, or times a smaller one where nothing else decides about a width."""
+        taken: float | Fraction = factor
+        if alone and not any(tied.fixed for tied in coupled):
+            taken = self._within_baseline(factor, coupled)
+        for tied in coupled:
+            width = scaled(tied.width, taken, tied.multiple)
+            if width != tied.width:
+                yield Change(tied, width, tied.fixed)
 
     def _explicit(self) -> dict[WidthClass, Change]:
         """What `Config.widths` asks for, by class.
@@ -141,8 +183,8 @@ class CoupleWidths(Pass[ConvertContext, Change]):
         """
         changes: dict[WidthClass, Change] = {}
         asked: dict[WidthClass, str] = {}
-        for name in dict.fromkeys(str(node.target) for node in module_calls(self.gm, WEIGHT_LAYERS)):
-            wanted = self.context.config.width_of(name)
+        for name in dict.fromkeys(str(node.target) for node in module_calls(self._gm, WEIGHT_LAYERS)):
+            wanted = self._context.config.width_of(name)
             if wanted is None:
                 continue
             key, width = wanted
@@ -168,7 +210,7 @@ class CoupleWidths(Pass[ConvertContext, Change]):
         """The class of a layer's output, and how many of its channels each channel of the class is."""
         layer = self._graph.layers.get(name)
         if layer is None:
-            weight = self.gm.get_submodule(name).weight
+            weight = self._gm.get_submodule(name).weight
             assert isinstance(weight, torch.Tensor)
             return WidthClass((name,), weight.shape[0], 1, "this kind of layer cannot be given another width"), 1
         if len(layer.outputs.parts) > 1:
@@ -182,7 +224,7 @@ class CoupleWidths(Pass[ConvertContext, Change]):
 
     def _coupled(self) -> Iterator[WidthClass]:
         """The classes that a binary layer reads or writes."""
-        layers = [layer for name, layer in self._graph.layers.items() if name in self.context.binary]
+        layers = [layer for name, layer in self._graph.layers.items() if name in self._context.binary]
         axes = {
             part.axis
             for layer in layers
@@ -199,8 +241,8 @@ class CoupleWidths(Pass[ConvertContext, Change]):
         """
         if factor > math.sqrt(0.5) + 1e-9:
             return factor
-        count = self._weights(split=True, names=self.context.binary)
-        budget = self._weights(split=False, names=self.context.binary)(self._original)
+        count = self._weights(split=True, names=self._context.binary)
+        budget = self._weights(split=False, names=self._context.binary)(self._original)
         narrow = [scaled(t.width, factor, t.multiple) if t in coupled else t.width for t in self._classes]
         if count(np.array(narrow, np.int64)) <= budget:
             return factor
@@ -208,10 +250,9 @@ class CoupleWidths(Pass[ConvertContext, Change]):
         smaller = common_factor(count, self._original, self._steps, free, budget, factor)
         if smaller == 0:
             return factor
-        self.note(
-            "width_factor",
+        self.smaller_factor = (
             f"is {float(smaller):.4f} instead of {factor:.4f}, with which the split network would have more weights in "
-            "its binary layers than the binary network of full width; depthwise convolutions have more at any width",
+            "its binary layers than the binary network of full width; depthwise convolutions have more at any width"
         )
         return smaller
 
@@ -219,18 +260,15 @@ class CoupleWidths(Pass[ConvertContext, Change]):
         """The widths nearest to parity."""
         free = [index for index, tied in enumerate(self._classes) if tied in coupled and tied.fixed is None]
         budget = self._weights(split=False)(self._original)
-        widths = fit_widths(self._weights(split=True), self._present(), self._steps, free, budget)
+        widths = fit_widths(self._weights(split=True), self._with(self.changes), self._steps, free, budget)
         for tied, width in zip(self._classes, widths.tolist(), strict=True):
             if tied in coupled and (tied.fixed is not None or width != tied.width):
                 yield Change(tied, width, tied.fixed)
 
-    def _present(self) -> Integers:
-        return np.array([self._widths.get(tied.axes[0], tied.width) for tied in self._classes], np.int64)
-
     def _weights(self, split: bool, names: Collection[str] | None = None) -> WeightCount:
         """The number of weights in the layers of these names, or in all, with twice the ternary inputs if `split`."""
         rows = [
-            replace(row, factor=2 * row.factor) if split and name in self.context.binary else row
+            replace(row, factor=2 * row.factor) if split and name in self._context.binary else row
             for name, row in self._rows.items()
             if names is None or name in names
         ]
@@ -238,8 +276,8 @@ class CoupleWidths(Pass[ConvertContext, Change]):
 
     def _layer_weights(self) -> Iterator[tuple[str, LayerWeights]]:
         """The weights of every convolution and linear layer, by its name."""
-        for node in module_calls(self.gm, WEIGHT_LAYERS):
-            name, module = str(node.target), module_of(self.gm, node)
+        for node in module_calls(self._gm, WEIGHT_LAYERS):
+            name, module = str(node.target), module_of(self._gm, node)
             layer = self._graph.layers.get(name)
             if layer is None:
                 weight = module.weight  # type: ignore[union-attr]

@@ -14,7 +14,7 @@ from bnnfx.graph.stage import Stage
 _INPLACE_FUNCTIONS = (operator.iadd, torch.relu_)  # torch.relu_ is F.relu_ too
 
 
-class FunctionalizeInplace(Pass[ConvertContext, fx.Node]):
+class FunctionalizeInplace(Pass[ConvertContext, fx.Node, None]):
     """Before: `y = relu_(x)`, and later readers of `x` see what relu_ wrote. After: `y = relu(x)`, they read `y`."""
 
     requires = Stage.TRACED
@@ -22,19 +22,19 @@ class FunctionalizeInplace(Pass[ConvertContext, fx.Node]):
 
     def match(self) -> Iterator[fx.Node]:
         """Calls of modules with `inplace=True`, functions given `inplace=True`, `relu_` and its like, and `+=`."""
-        self._flagged: set[str] = set()
-        for node in list(self.gm.graph.nodes):
-            if self._is_inplace(node):
-                yield node
+        # all at once: a module that is called twice loses its flag at the first call, its later calls count as well
+        yield from [node for node in self.gm.graph.nodes if self._is_inplace(node)]
 
-    def rewrite(self, match: fx.Node) -> None:
+    def allowed(self, match: fx.Node) -> None:
+        """Each of them has a functional form."""
+
+    def rewrite(self, match: fx.Node, plan: None) -> None:
         """Redirect later readers of the input, then drop the in-place flag."""
         source = match.all_input_nodes[0]
         later = set(_after(match))
         source.replace_all_uses_with(match, delete_user_cb=lambda user: user in later)
         module = module_of(self.gm, match)
         if module is not None:
-            self._flagged.add(str(match.target))
             module.inplace = False  # type: ignore[assignment]  # ours: convert works on a copy
         elif match.target is operator.iadd:
             match.target = operator.add
@@ -50,8 +50,7 @@ class FunctionalizeInplace(Pass[ConvertContext, fx.Node]):
     def _is_inplace(self, node: fx.Node) -> bool:
         module = module_of(self.gm, node)
         if module is not None:
-            # a module that is called twice loses its flag at the first call; its later calls still have readers to move
-            return bool(getattr(module, "inplace", False)) or str(node.target) in self._flagged
+            return bool(getattr(module, "inplace", False))
         if node.op == "call_method":
             return str(node.target) in ("relu_", "add_", "clamp_", "sigmoid_", "tanh_")
         return node.op == "call_function" and (node.target in _INPLACE_FUNCTIONS or node.kwargs.get("inplace") is True)

@@ -13,7 +13,7 @@ from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 
 
-class InsertBatchNorm(Pass[ConvertContext, fx.Node]):
+class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
     """Before: `layer -> ...` without batch norm. After: `layer -> bn -> ...`.
 
     It is needed behind binary layers, whose integers reach +-n, and behind float layers that feed one: a sign of values
@@ -23,9 +23,12 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node]):
     requires = Stage.CANONICAL
     ensures = Stage.CANONICAL
 
+    def __init__(self, gm: fx.GraphModule, context: ConvertContext) -> None:
+        super().__init__(gm, context)
+        self._ranks = ranks_of(gm, context.shapes)
+
     def match(self) -> Iterator[fx.Node]:
         """Calls of binary layers, and of `Conv2d` or `Linear` that reach one through pooling and activations only."""
-        self._ranks = ranks_of(self.gm, self.context.shapes)
         feeding = {
             producer(self.gm, node.all_input_nodes[0]) for node in self.gm.graph.nodes if self.context.is_binary(node)
         }
@@ -49,7 +52,7 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node]):
             "normalize its features yourself, with nn.LayerNorm, or nn.BatchNorm2d once they are the channels of a map",
         )
 
-    def rewrite(self, match: fx.Node) -> None:
+    def rewrite(self, match: fx.Node, plan: None) -> None:
         """Insert `BatchNorm2d` or `BatchNorm1d` named after the layer, on its device and in its type."""
         layer = module_of(self.gm, match)
         like = layer.weight  # type: ignore[union-attr]

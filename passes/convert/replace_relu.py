@@ -25,21 +25,24 @@ from bnnfx.graph.stage import Stage
 from bnnfx.schemes import get_scheme, schemes
 
 
-class ReplaceRelu(Pass[ConvertContext, fx.Node]):
+class ReplaceRelu(Pass[ConvertContext, fx.Node, None]):
     """Before: `relu` that feeds a binary layer or is fed by one. After: the scheme's non-linearity, or nothing."""
 
     requires = Stage.CANONICAL
     ensures = Stage.CANONICAL
 
-    def match(self) -> Iterator[fx.Node]:
-        """ReLU and ReLU6 with a binary layer on one of their sides, and no other layer between."""
+    def __init__(self, gm: fx.GraphModule, context: ConvertContext) -> None:
+        super().__init__(gm, context)
         self._feeding = {
             relu
-            for node in self.gm.graph.nodes
-            if self.context.is_binary(node)
-            for relu in relus_reaching(self.gm, node.all_input_nodes[0])
+            for node in gm.graph.nodes
+            if context.is_binary(node)
+            for relu in relus_reaching(gm, node.all_input_nodes[0])
         }
-        self._absorbed = all(self.context.absorbs_relu(name) for name in self.context.binary)
+        self._absorbed = all(context.absorbs_relu(name) for name in context.binary)
+
+    def match(self) -> Iterator[fx.Node]:
+        """ReLU and ReLU6 with a binary layer on one of their sides, and no other layer between."""
         for node in module_calls(self.gm, RELUS):
             if node in self._feeding or self._fed(node.all_input_nodes[0]):
                 yield node
@@ -60,7 +63,7 @@ class ReplaceRelu(Pass[ConvertContext, fx.Node]):
             )
         return None
 
-    def rewrite(self, match: fx.Node) -> None:
+    def rewrite(self, match: fx.Node, plan: None) -> None:
         """Put the scheme's non-linearity in its place."""
         new = match.all_input_nodes[0]
         nonlinearity = self.context.scheme.nonlinearity

@@ -27,6 +27,7 @@ from bnnfx.graph.record import Refusal, Remark
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import BINARY_LAYERS
 from bnnfx.schemes import get_scheme, schemes
+from bnnfx.schemes.scheme import Options
 
 _FUNCTIONS = {
     *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear, F.bilinear),
@@ -38,26 +39,28 @@ _PRODUCTS = {
 }
 
 
-class SelectLayers(Pass[ConvertContext, fx.Node]):
+class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
     """Changes nothing in the graph: it fills `context.binary`, and its refusals say why a layer stays float."""
 
     requires = Stage.CANONICAL
     ensures = Stage.CANONICAL
 
+    def __init__(self, gm: fx.GraphModule, context: ConvertContext) -> None:
+        super().__init__(gm, context)
+        self._boundary = _Boundary(gm)
+        self._ranks = ranks_of(gm, context.shapes)
+
     def match(self) -> Iterator[fx.Node]:
         """The first call of every layer with a weight, and calls of their functional forms."""
-        self._boundary = _Boundary(self.gm)
-        self._ranks = ranks_of(self.gm, self.context.shapes)
         seen: set[object] = set()
         for node in list(self.gm.graph.nodes):
             if _is_functional_layer(node):
-                self.context.layers[node.name] = getattr(node.target, "__name__", str(node.target))
                 yield node
             if isinstance(module_of(self.gm, node), WEIGHT_LAYERS) and node.target not in seen:
                 seen.add(node.target)
                 yield node
 
-    def allowed(self, match: fx.Node) -> Refusal | None:
+    def allowed(self, match: fx.Node) -> Options | Refusal:
         """What the user excludes, what the layer and the scheme allow, then what stays float unless the user asks."""
         layer, name = module_of(self.gm, match), str(match.target)
         if layer is None:
@@ -72,16 +75,16 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
         obstacle = (
             _unsupported(layer) or self._wrong_rank(match) or self._constant_sign(match) or self._scheme_refuses(layer)
         )
-        if obstacle is not None or chosen:
+        if obstacle is not None:
             return obstacle
         kept = self._kept_float([node for node in self.gm.graph.nodes if node.target == match.target])
-        if kept is None:
-            return None
+        if chosen or kept is None:
+            return self._options(match)
         return Refusal(f"the {kept} layer stays float", f"{binarize}, or leave {kept!r} out of Config.keep_float")
 
-    def rewrite(self, match: fx.Node) -> None:
+    def rewrite(self, match: fx.Node, plan: Options) -> None:
         """Note the layer and its options."""
-        self.context.binary[str(match.target)] = self._options(match)
+        self.context.binary[str(match.target)] = dict(plan)
 
     def subject(self, match: fx.Node) -> str:
         """The layer's qualified name."""
@@ -118,6 +121,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node]):
                     + (" ".join(f"'{r.subject}' is {r.reason}" for r in self.context.leaves) or "there is none here.")
                 )
             )
+        for node in filter(_is_functional_layer, self.gm.graph.nodes):
+            self.context.layers[node.name] = getattr(node.target, "__name__", str(node.target))
         met = {*self.context.binary, *(remark.subject for remark in self.report.refused)}
         for name in self.context.layers:
             if name not in met:

@@ -16,7 +16,7 @@ from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.nn.comparison import compare
 
 
-class CompareForFloatLayers(Pass[LowerContext, fx.Node]):
+class CompareForFloatLayers(Pass[LowerContext, fx.Node, list[fx.Node]]):
     """Before: `float_layer(heaviside(x))`. After: `float_layer(compare(x, threshold, 0, 1))`, on a float map.
 
     A layer whose weight stayed float behind a binarized activation (BinaryDuo's `weight_bits=32`) computes in float;
@@ -32,29 +32,29 @@ class CompareForFloatLayers(Pass[LowerContext, fx.Node]):
             if self._float_readers(node):
                 yield node
 
-    def allowed(self, match: fx.Node) -> Refusal | None:
-        """The threshold must be a constant."""
+    def allowed(self, match: fx.Node) -> list[fx.Node] | Refusal:
+        """The threshold must be a constant; the plan is the float readers."""
         module = module_of(self.gm, match)
         assert isinstance(module, ActivationBinarizer)
+        readers = self._float_readers(match)
         if module.pointwise:
-            return None
-        readers = ", ".join(f"'{reader.name}'" for reader in self._float_readers(match))
+            return readers
+        names = ", ".join(f"'{reader.name}'" for reader in readers)
         return Refusal(
-            f"its threshold is computed from the activations, and {readers} would compare with it in float",
+            f"its threshold is computed from the activations, and {names} would compare with it in float",
             "let binary layers alone read it",
         )
 
-    def rewrite(self, match: fx.Node) -> None:
+    def rewrite(self, match: fx.Node, plan: list[fx.Node]) -> None:
         """Compare in front of the float readers."""
         module, x = module_of(self.gm, match), match.all_input_nodes[0]
         assert isinstance(module, ActivationBinarizer)
-        readers = self._float_readers(match)
         threshold = module.threshold(torch.empty(0), len(self.context.shapes[x])).detach().float()
         with self.gm.graph.inserting_before(match):
             constant = edit.add_buffer(self.gm, f"{match.target}_threshold", threshold)
             values = self.gm.graph.call_function(compare, (x, constant, *module.levels))
         self.context.shapes[values] = self.context.shapes[match]
-        for reader in readers:
+        for reader in plan:
             reader.replace_input_with(match, values)
         if not match.users:
             edit.replace(match, values)

@@ -10,7 +10,7 @@ from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
 
 
-class DropInferenceIdentities(Pass[LowerContext, fx.Node]):
+class DropInferenceIdentities(Pass[LowerContext, fx.Node, None]):
     """Before: `y = dropout(x)`. After: readers of `y` read `x`."""
 
     requires = Stage.TRAINABLE
@@ -26,7 +26,10 @@ class DropInferenceIdentities(Pass[LowerContext, fx.Node]):
             ):
                 yield node
 
-    def rewrite(self, match: fx.Node) -> None:
+    def allowed(self, match: fx.Node) -> None:
+        """Always: nothing is lost."""
+
+    def rewrite(self, match: fx.Node, plan: None) -> None:
         """Drop the node."""
         match.replace_all_uses_with(match.all_input_nodes[0])
         self.gm.graph.erase_node(match)

@@ -15,7 +15,7 @@ from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 
 
-class FoldBatchNormToAffine(Pass[LowerContext, fx.Node]):
+class FoldBatchNormToAffine(Pass[LowerContext, fx.Node, fx.Node]):
     """Before: `batch_norm(binary_conv2d(x, w, s, b))`. After: `binary_conv2d(x, w, s A, (b - mean) A + beta)`.
 
     `A = gamma / sqrt(var + eps)`, computed in double and rounded once. The result can differ from the batch norm's in
@@ -31,28 +31,26 @@ class FoldBatchNormToAffine(Pass[LowerContext, fx.Node]):
             if calls(node, F.batch_norm) and self._convolution(node) is not None:
                 yield node
 
-    def allowed(self, match: fx.Node) -> Refusal | None:
-        """Nothing else may read the value before the batch norm."""
-        node = match.args[0]
-        while isinstance(node, fx.Node):
+    def allowed(self, match: fx.Node) -> fx.Node | Refusal:
+        """Nothing else may read the value before the batch norm; the plan is the convolution."""
+        convolution = self._convolution(match)
+        assert convolution is not None
+        node = match
+        while node is not convolution:
+            node = node.all_input_nodes[0]
             if len(node.users) != 1:
                 return Refusal(
                     f"'{node.name}' is read without its batch norm too", "let every reader read the batch norm's result"
                 )
-            if calls(node, CONVOLUTION):
-                break
-            node = node.args[0]
-        return None
+        return convolution
 
-    def rewrite(self, match: fx.Node) -> None:
+    def rewrite(self, match: fx.Node, plan: fx.Node) -> None:
         """Replace the convolution's scale and bias, and drop the batch norm."""
-        convolution = self._convolution(match)
-        assert convolution is not None
-        scale, bias = (constant(self.gm, node) for node in convolution.args[2:4])
+        scale, bias = (constant(self.gm, node) for node in plan.args[2:4])
         folded = [tensor.float() for tensor in behind_affine(self.gm, match, scale, bias)]
-        with self.gm.graph.inserting_before(convolution):
+        with self.gm.graph.inserting_before(plan):
             for index, what, tensor in zip((2, 3), ("scale", "bias"), folded, strict=True):
-                convolution.update_arg(index, edit.add_buffer(self.gm, f"{match.name}_{what}", tensor))
+                plan.update_arg(index, edit.add_buffer(self.gm, f"{match.name}_{what}", tensor))
         match.replace_all_uses_with(match.args[0])  # type: ignore[arg-type]
         self.gm.graph.erase_node(match)
 

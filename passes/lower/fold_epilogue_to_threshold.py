@@ -27,7 +27,7 @@ class Epilogue:
     pack: fx.Node
 
 
-class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
+class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue, IntegerThreshold]):
     """Before: `pack(f(binary_conv2d(...)))`, f: batch norm, clamps ... After: `binary_conv2d_threshold(...)`.
 
     An accumulator takes finitely many values: f and the comparison are evaluated at each, as the graph itself would,
@@ -48,7 +48,7 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
                     break
                 chain.append(node)
 
-    def allowed(self, match: Epilogue) -> Refusal | None:
+    def allowed(self, match: Epilogue) -> IntegerThreshold | Refusal:
         """Only bits may be read, value by value, and each channel must be monotone in its accumulator."""
         if not calls(match.start, CONVOLUTION):
             return Refusal(f"its values come from '{match.start.name}', not from one packed convolution alone")
@@ -69,27 +69,23 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
                     f"'{node.name}' mixes values, so no threshold per channel stands for it",
                     f"take '{node.name}' out, or move it behind an activation or sum that keeps the float stream",
                 )
-        self._threshold = self._integer_threshold(match)
-        if self._threshold is None:
+        table = table_of_bits(self.gm, match.start, match.chain, match.pack)
+        threshold = from_table(accumulators_of(self.gm, match.start), table)
+        if threshold is None:
             return Refusal(
                 "the float expression rises and falls with the accumulator in some channel",
                 "use an activation that only rises, such as nn.Hardtanh, between the two layers",
             )
-        return None
+        return threshold
 
-    def rewrite(self, match: Epilogue) -> None:
+    def rewrite(self, match: Epilogue, plan: IntegerThreshold) -> None:
         """Emit the fused operator in the place of the pack."""
-        assert self._threshold is not None
         graph, convolution = self.gm.graph, match.start
         bits, weight = convolution.args[:2]
         attributes, copies = shared_by(convolution)
         with graph.inserting_before(match.pack):
-            threshold = edit.add_buffer(
-                self.gm, f"{convolution.name}_threshold", torch.from_numpy(self._threshold.threshold)
-            )
-            flip = edit.add_buffer(
-                self.gm, f"{convolution.name}_flip", torch.from_numpy(pack_bits(self._threshold.flip))
-            )
+            threshold = edit.add_buffer(self.gm, f"{convolution.name}_threshold", torch.from_numpy(plan.threshold))
+            flip = edit.add_buffer(self.gm, f"{convolution.name}_flip", torch.from_numpy(pack_bits(plan.flip)))
             fused = graph.call_function(
                 BINARY_CONV2D_THRESHOLD[copies].target, (bits, weight, threshold, flip, *attributes)
             )
@@ -102,7 +98,3 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue]):
     def layers(self, match: Epilogue) -> tuple[str, ...]:
         """The layer whose accumulators are compared."""
         return self.context.layers_of(match.start)
-
-    def _integer_threshold(self, match: Epilogue) -> IntegerThreshold | None:
-        table = table_of_bits(self.gm, match.start, match.chain, match.pack)
-        return from_table(accumulators_of(self.gm, match.start), table)

@@ -14,7 +14,7 @@ from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 
 
-class FreezeBatchNorm(Pass[LowerContext, fx.Node]):
+class FreezeBatchNorm(Pass[LowerContext, fx.Node, None]):
     """Before: `bn(x)`. After: `F.batch_norm(x, mean, var, gamma, beta, training=False)`: same kernel, same bits."""
 
     requires = Stage.TRAINABLE
@@ -33,7 +33,7 @@ class FreezeBatchNorm(Pass[LowerContext, fx.Node]):
             "build it with track_running_stats=True before convert",
         )
 
-    def rewrite(self, match: fx.Node) -> None:
+    def rewrite(self, match: fx.Node, plan: None) -> None:
         """Read the module's tensors as constants and call the function."""
         module, graph = module_of(self.gm, match), self.gm.graph
         names = ("running_mean", "running_var", "weight", "bias")

@@ -39,6 +39,7 @@ class Fusion:
         residual: what is added, or None.
         after: the activation behind the sum.
         packs: the comparisons of the stream with one constant threshold per channel.
+        left: what is not taken over, and why.
     """
 
     convolution: fx.Node
@@ -47,9 +48,10 @@ class Fusion:
     residual: fx.Node | None = None
     after: _Absorbed | None = None
     packs: list[fx.Node] = field(default_factory=list)
+    left: list[Refusal] = field(default_factory=list)
 
 
-class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
+class FuseEpilogueIntoConvolution(Pass[LowerContext, fx.Node, Fusion]):
     """Before: `y = act(binary_conv2d(...) + residual); bits = pack(y, t)`. After: one `binary_conv2d_<steps>`.
 
     The fused operator reads and writes float streams channels last, so it stands between two permutations;
@@ -60,35 +62,70 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
     requires = Stage.PACKED
     ensures = Stage.PACKED
 
-    def match(self) -> Iterator[Fusion]:
-        """Every convolution that still gives floats, with the longest run of steps behind it."""
-        for node in [node for node in self.gm.graph.nodes if calls(node, CONVOLUTION)]:
-            yield self._follow(node)
+    def match(self) -> Iterator[fx.Node]:
+        """Every convolution that still gives floats."""
+        yield from [node for node in self.gm.graph.nodes if calls(node, CONVOLUTION)]
 
-    def rewrite(self, match: Fusion) -> None:
+    def allowed(self, match: fx.Node) -> Fusion:
+        """Always; the plan is the longest run of steps behind it."""
+        fusion = Fusion(match, match)
+        while (user := sole_user(fusion.stream)) is not None:
+            activation = self._activation(fusion)
+            if activation is not None:
+                slot = "before" if fusion.residual is None else "after"
+                if getattr(fusion, slot) is not None:
+                    reason = f"'{user.name}' is a second activation in a row, so it stays a node"
+                    fusion.left.append(Refusal(reason, "drop one of them"))
+                    break
+                setattr(fusion, slot, activation)
+                fusion.stream = activation.last
+            elif is_add(user) and fusion.residual is None:
+                residual = next(operand for operand in user.all_input_nodes if operand is not fusion.stream)
+                shape = self.context.shapes[match]
+                if len(shape) != 4 or self.context.shapes.get(residual) != shape:
+                    reason = f"'{user.name}' adds a map of another shape, so it stays a node"
+                    fusion.left.append(Refusal(reason, "add maps [N, C, H, W] of one shape"))
+                    break
+                if not depends_on_input(residual):
+                    reason = f"'{user.name}' adds one map to every sample, so it stays a node"
+                    remedy = "let it vary by channel only: a batch norm's or a convolution's bias does that"
+                    fusion.left.append(Refusal(reason, remedy))
+                    break
+                fusion.residual, fusion.stream = residual, user
+            else:
+                break
+        stopped = bool(fusion.left)
+        self._take_packs(fusion)
+        if not stopped:
+            self._say_what_is_left(fusion)
+        return fusion
+
+    def rewrite(self, match: fx.Node, plan: Fusion) -> None:
         """Emit the fused operator behind the last step that it takes over."""
-        graph, convolution = self.gm.graph, match.convolution
+        graph, convolution = self.gm.graph, match
+        for left in plan.left:
+            self.note(convolution.name, left.reason, left.remedy, self.context.layers_of(convolution))
         bits, weight, scale, bias = convolution.args[:4]
         attributes, copies = shared_by(convolution)
-        readers = [user for user in match.stream.users if user not in match.packs]
-        wanted = {"float": bool(readers), "bits": bool(match.packs)}
+        readers = [user for user in plan.stream.users if user not in plan.packs]
+        wanted = {"float": bool(readers), "bits": bool(plan.packs)}
         epilogue = Epilogue(
-            match.before.kind if match.before else Activation.NONE,
-            match.residual is not None,
-            match.after.kind if match.after else Activation.NONE,
+            plan.before.kind if plan.before else Activation.NONE,
+            plan.residual is not None,
+            plan.after.kind if plan.after else Activation.NONE,
             tuple(output for output, is_wanted in wanted.items() if is_wanted),
             copies,
         )
-        with graph.inserting_before(match.stream.next):
+        with graph.inserting_before(plan.stream.next):
             if torch.equal(constant(self.gm, bias), NOTHING):
                 bias = edit.add_buffer(self.gm, f"{convolution.name}_bias", NOTHING.clone())
-            tensors = [*self._buffers(convolution, match.before)]
-            if match.residual is not None:
-                tensors.append(permute(match.residual, TO_NHWC))
-            tensors += self._buffers(convolution, match.after)
-            if match.packs:
-                threshold = constant(self.gm, match.packs[0].args[1]).flatten()
-                tensors.append(edit.add_buffer(self.gm, f"{match.packs[0].name}_threshold", threshold))
+            tensors = [*self._buffers(convolution, plan.before)]
+            if plan.residual is not None:
+                tensors.append(permute(plan.residual, TO_NHWC))
+            tensors += self._buffers(convolution, plan.after)
+            if plan.packs:
+                threshold = constant(self.gm, plan.packs[0].args[1]).flatten()
+                tensors.append(edit.add_buffer(self.gm, f"{plan.packs[0].name}_threshold", threshold))
             fused = graph.call_function(
                 FUSED_CONV2D[epilogue].target, (bits, weight, scale, bias, *tensors, *attributes)
             )
@@ -96,22 +133,22 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
             if len(epilogue.outputs) > 1:
                 results = [graph.call_function(operator.getitem, (fused, index)) for index in (0, 1)]
             stream = permute(results[0], TO_NCHW) if wanted["float"] else None
-        for pack in match.packs:
+        for pack in plan.packs:
             pack.replace_all_uses_with(results[-1])
             graph.erase_node(pack)
         if stream is not None:
-            self.context.shapes[stream] = self.context.shapes[match.stream]
-            match.stream.replace_all_uses_with(stream)
+            self.context.shapes[stream] = self.context.shapes[convolution]
+            plan.stream.replace_all_uses_with(stream)
         graph.eliminate_dead_code()  # the steps that were taken over
         fused.name = convolution.name
         if len(results) > 1:
             results[0].name = f"{convolution.name}_stream"
-        if match.packs:
-            results[-1].name = match.packs[0].name  # bits keep their name to the end
+        if plan.packs:
+            results[-1].name = plan.packs[0].name  # bits keep their name to the end
 
-    def subject(self, match: Fusion) -> str:
+    def subject(self, match: fx.Node) -> str:
         """The convolution's node name."""
-        return match.convolution.name
+        return match.name
 
     def _buffers(self, convolution: fx.Node, activation: _Absorbed | None) -> list[fx.Node]:
         if activation is None:
@@ -120,54 +157,17 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
         pairs = zip(names, activation.constants, strict=True)
         return [edit.add_buffer(self.gm, f"{convolution.name}_{name}", value) for name, value in pairs]
 
-    def _follow(self, convolution: fx.Node) -> Fusion:
-        fusion, noted = Fusion(convolution, convolution), len(self.report.notes)
-        while (user := sole_user(fusion.stream)) is not None:
-            activation = self._activation(fusion.stream)
-            if activation is not None:
-                slot = "before" if fusion.residual is None else "after"
-                if getattr(fusion, slot) is not None:
-                    reason = f"'{user.name}' is a second activation in a row, so it stays a node"
-                    self._leave(convolution, Refusal(reason, "drop one of them"))
-                    break
-                setattr(fusion, slot, activation)
-                fusion.stream = activation.last
-            elif is_add(user) and fusion.residual is None:
-                residual = next(operand for operand in user.all_input_nodes if operand is not fusion.stream)
-                shapes = [self.context.shapes.get(node) for node in (residual, fusion.stream)]
-                if shapes[0] is None or shapes[0] != shapes[1] or len(shapes[0]) != 4:
-                    reason = f"'{user.name}' adds a map of another shape, so it stays a node"
-                    self._leave(convolution, Refusal(reason, "add maps [N, C, H, W] of one shape"))
-                    break
-                if not depends_on_input(residual):
-                    reason = f"'{user.name}' adds one map to every sample, so it stays a node"
-                    remedy = "let it vary by channel only: a batch norm's or a convolution's bias does that"
-                    self._leave(convolution, Refusal(reason, remedy))
-                    break
-                fusion.residual, fusion.stream = residual, user
-            else:
-                break
-        explained = len(self.report.notes) > noted
-        fusion.packs = self._packs(fusion)
-        if not explained:
-            self._note_rest(fusion)
-        return fusion
-
-    def _note_rest(self, fusion: Fusion) -> None:
+    def _say_what_is_left(self, fusion: Fusion) -> None:
         user = sole_user(fusion.stream)
         if user is not None and not calls(user, PACK) and user.op != "output" and not _only_moves_values(user):
             what = str(user.target) if user.op == "call_module" else user.name
             reason = f"'{what}' behind it is no step of an epilogue, so it stays a node"
             remedy = "use only what is: an activation (clamp or PReLU), one sum, another activation, a comparison"
-            self._leave(fusion.convolution, Refusal(reason, remedy))
+            fusion.left.append(Refusal(reason, remedy))
 
-    def _leave(self, convolution: fx.Node, refusal: Refusal) -> None:
-        """Note a step behind a convolution that is not taken over."""
-        self.note(convolution.name, refusal.reason, refusal.remedy, self.context.layers_of(convolution))
-
-    def _packs(self, fusion: Fusion) -> list[fx.Node]:
-        """The readers that compare the stream with one and the same constant per channel."""
-        packs: list[fx.Node] = []
+    def _take_packs(self, fusion: Fusion) -> None:
+        """Find the readers that compare the stream with one and the same constant per channel."""
+        packs = fusion.packs
         for user in fusion.stream.users:
             if not calls(user, PACK) or user.args[0] is not fusion.stream:
                 continue
@@ -177,7 +177,7 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
                     "is compared with a threshold that the activations give at run time (centring)",
                     "convert without centring: Config(options={'centre': False})",
                 )
-            elif not self._is_per_channel(constant(self.gm, threshold), fusion.stream):
+            elif not self._is_per_channel(constant(self.gm, threshold), fusion):
                 refusal = Refusal(
                     "is compared with a threshold that is not one number per channel",
                     "use a binarizer whose threshold is one number per channel",
@@ -188,28 +188,26 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
                 packs.append(user)
                 continue
             reason = f"its stream {refusal.reason} by '{user.name}', so that stays a node"
-            self._leave(fusion.convolution, replace(refusal, reason=reason))
-        return packs
+            fusion.left.append(replace(refusal, reason=reason))
 
-    def _is_per_channel(self, value: torch.Tensor, stream: fx.Node) -> bool:
-        shape = self.context.shapes.get(stream)
-        if value.dtype != torch.float32 or shape is None:
-            return False
+    def _is_per_channel(self, value: torch.Tensor, fusion: Fusion) -> bool:
+        channels = self.context.shapes[fusion.convolution][1]  # no step changes the shape
         sizes = [1] * (4 - value.ndim) + list(value.shape)
-        return value.ndim <= 4 and (value.numel() == 1 or sizes == [1, shape[1], 1, 1])
+        fits = value.numel() == 1 or sizes == [1, channels, 1, 1]
+        return value.dtype == torch.float32 and value.ndim <= 4 and fits
 
-    def _activation(self, stream: fx.Node) -> _Absorbed | None:
-        """The activation that alone reads a stream: a clamp, or a PReLU with the shifts around it."""
-        user = sole_user(stream)
+    def _activation(self, fusion: Fusion) -> _Absorbed | None:
+        """The activation that alone reads the stream: a clamp, or a PReLU with the shifts around it."""
+        user = sole_user(fusion.stream)
         clamp = _clamp_of(module_of(self.gm, user))
         if user is not None and clamp is not None:
             return _Absorbed(Activation.CLAMP, [torch.tensor([bound]) for bound in clamp], user)
-        last, shift_before = self._shift(stream)
+        last, shift_before = self._shift(fusion, fusion.stream)
         slope = self._slope(last)
         if slope is None:
             return None
         last = next(iter(last.users))
-        last, shift_after = self._shift(last)
+        last, shift_after = self._shift(fusion, last)
         if shift_before is None and shift_after is None:
             return _Absorbed(Activation.PRELU, [slope], last)
         shifts = [
@@ -218,8 +216,8 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
         ]
         return _Absorbed(Activation.SHIFTED_PRELU, [shifts[0], slope, shifts[1]], last)
 
-    def _shift(self, stream: fx.Node) -> tuple[fx.Node, torch.Tensor | None]:
-        """The sum with a constant per channel that alone reads a stream, if there is one."""
+    def _shift(self, fusion: Fusion, stream: fx.Node) -> tuple[fx.Node, torch.Tensor | None]:
+        """The sum with a constant per channel that alone reads `stream`, if there is one."""
         user = sole_user(stream)
         if user is None or not calls(user, operator.add):
             return stream, None
@@ -227,8 +225,7 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
         if len(constants) != 1:
             return stream, None
         value = constant(self.gm, constants[0])
-        self.context.shapes.setdefault(user, self.context.shapes.get(stream, torch.Size()))
-        return (user, value.flatten()) if self._is_per_channel(value, stream) else (stream, None)
+        return (user, value.flatten()) if self._is_per_channel(value, fusion) else (stream, None)
 
     def _slope(self, stream: fx.Node) -> torch.Tensor | None:
         module = module_of(self.gm, sole_user(stream))

@@ -24,7 +24,7 @@ class Replication:
     source: fx.Node
 
 
-class FuseReplicationIntoConvolution(Pass[LowerContext, Replication]):
+class FuseReplicationIntoConvolution(Pass[LowerContext, Replication, None]):
     """Before: `z = f(binary_conv2d(...)); cat([z, z], 1)`. After: `f(binary_conv2d(..., copies=2))`.
 
     f may be max-pooling, an activation function without a parameter per channel, and the view behind a linear layer:
@@ -60,7 +60,7 @@ class FuseReplicationIntoConvolution(Pass[LowerContext, Replication]):
             return Refusal("stays a node: the map is replicated already", "replicate it once")
         return None
 
-    def rewrite(self, match: Replication) -> None:
+    def rewrite(self, match: Replication, plan: None) -> None:
         """Take the replication out; scale and bias of the convolution get a copy, too."""
         convolution = match.source
         with self.gm.graph.inserting_before(convolution):

@@ -36,7 +36,11 @@ class Border:
     reader: fx.Node
 
 
-class KeepChannelsLast(Pass[LowerContext, Border]):
+Rule = Callable[[Border], None]
+"""What is done to the reader of a border."""
+
+
+class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
     """Before: `f(permute(stream))`. After: `permute(f(stream))`, until permutations meet and cancel.
 
     What f may be: another permutation, `pack`, the mean of a map or of a sample, `flatten` of a 1x1 map, an activation,
@@ -62,22 +66,21 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
             yield begin
         yield from [border for border in self._borders() if not self._is_settled(border.reader)]
 
-    def allowed(self, match: Border) -> Refusal | None:
+    def allowed(self, match: Border) -> Rule | Refusal:
         """There must be a rule for the reader."""
-        if self._rule(match) is not None:
-            return None
+        rule = self._rule(match)
+        if rule is not None:
+            return rule
         reader = match.reader
         what = f"'{reader.target}'" if reader.op == "call_module" else f"'{reader.name}'"
         if permutes(reader, TO_NHWC):
             return Refusal(f"a binary region begins here, with a map that a float layer gives as {_NCHW}")
         return Refusal(f"{what} works on {_NCHW}, so the map is transposed in front of it", _REMEDY)
 
-    def rewrite(self, match: Border) -> None:
+    def rewrite(self, match: Border, plan: Rule) -> None:
         """Apply the rule for the reader."""
-        rule = self._rule(match)
-        assert rule is not None
         with self.gm.graph.inserting_before(match.reader):
-            rule(match)
+            plan(match)
 
     def subject(self, match: Border) -> str:
         """Name of the value."""
@@ -104,7 +107,7 @@ class KeepChannelsLast(Pass[LowerContext, Border]):
             elif permutes(node, TO_NHWC) and not permutes(node.args[0], TO_NCHW):
                 yield Border(node.args[0], node)
 
-    def _rule(self, border: Border) -> Callable[[Border], None] | None:
+    def _rule(self, border: Border) -> Rule | None:
         source, reader = border.source, border.reader
         if not permutes(source, TO_NCHW):
             return self._begin_region if self._pack_of(source) is not None else None

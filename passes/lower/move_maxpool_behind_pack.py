@@ -27,7 +27,7 @@ class PooledBits:
     source: fx.Node
 
 
-class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
+class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits, None]):
     """Before: `pack(f(maxpool(x)))`. After: `max_pool2d(pack(f(x)), and_mask)`.
 
     Per channel, a bit of a rising f of the maximum is the OR of the bits, of a falling one the AND: `and_mask` says
@@ -40,12 +40,10 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
     def match(self) -> Iterator[PooledBits]:
         """Packs behind a max-pool; asked again, for a chain with several pools."""
         for pack in [node for node in self.gm.graph.nodes if calls(node, PACK)]:
-            current = pack
-            while (found := self._find(current)) is not None:
+            while (found := self._find(pack)) is not None:
                 yield found
                 if found.pool in set(self.gm.graph.nodes):
                     break  # refused
-                current = self._moved
 
     def allowed(self, match: PooledBits) -> Refusal | None:
         """A packed convolution must feed the pool, nobody else read its floats, and each step behind it be monotone."""
@@ -70,7 +68,7 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
             )
         return None
 
-    def rewrite(self, match: PooledBits) -> None:
+    def rewrite(self, match: PooledBits, plan: None) -> None:
         """Take the pool out, and put the pool of bits behind the pack."""
         pool, pack, graph = module_of(self.gm, match.pool), match.pack, self.gm.graph
         assert isinstance(pool, nn.MaxPool2d)
@@ -91,7 +89,6 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits]):
             pooled = graph.call_function(torch.ops.bnnfx.max_pool2d.default, arguments)
         pack.replace_all_uses_with(pooled, delete_user_cb=lambda user: user is not pooled)
         edit.take_name(pooled, pack, "unpooled")
-        self._moved = pack
 
     def subject(self, match: PooledBits) -> str:
         """The pool's qualified name."""

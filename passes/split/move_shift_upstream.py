@@ -24,7 +24,7 @@ from bnnfx.nn.halves import SHIFT, shift_halves
 _STAYS = ", so the shift stays a constant behind it"
 
 
-class MoveShiftUpstream(Pass[None, fx.Node]):
+class MoveShiftUpstream(Pass[None, fx.Node, fx.Node | None]):
     """Before: `shift_halves([v, v], 1/4)`. After: the same values, made in another way.
 
     By what v is:
@@ -51,8 +51,11 @@ class MoveShiftUpstream(Pass[None, fx.Node]):
             seen.add(waiting[-1])
             yield waiting[-1]
 
-    def allowed(self, match: fx.Node) -> Refusal | None:
-        """A batch norm must be in reach, and be the one that only this value comes from."""
+    def allowed(self, match: fx.Node) -> fx.Node | Refusal | None:
+        """A batch norm must be in reach, and be the one that only this value comes from.
+
+        The plan is the operand that carries the shift; a batch norm itself needs none.
+        """
         value = _source(match)
         module = module_of(self.gm, value)
         if isinstance(module, BATCH_NORMS):
@@ -63,14 +66,15 @@ class MoveShiftUpstream(Pass[None, fx.Node]):
                     f"the sum '{value.name}' may add maps of different sizes{_STAYS}",
                     "add maps whose channels the graph tells: of convolutions, batch norms, pooling and activations",
                 )
-            if self._carrier(value) is not None:
-                return None
+            carrier = self._carrier(value)
+            if carrier is not None:
+                return carrier
             return Refusal(
                 f"no batch norm adds to '{value.name}'{_STAYS}", "put a batch norm behind one of its summands"
             )
         return Refusal(f"'{value.name}' is no batch norm{_STAYS}", "put a batch norm behind it")
 
-    def rewrite(self, match: fx.Node) -> None:
+    def rewrite(self, match: fx.Node, plan: fx.Node | None) -> None:
         """Let the value itself be the halves."""
         value = _source(match)
         module = module_of(self.gm, value)
@@ -78,9 +82,8 @@ class MoveShiftUpstream(Pass[None, fx.Node]):
             value.replace_input_with(value.all_input_nodes[0], replication_of(value.all_input_nodes[0]))
             widen_batch_norm(module, SHIFT)
         else:
-            carrier = self._carrier(value)
             for operand in value.all_input_nodes:
-                value.replace_input_with(operand, halves_of(operand) if operand is carrier else replication_of(operand))
+                value.replace_input_with(operand, halves_of(operand) if operand is plan else replication_of(operand))
         put_in_place(value, match)
 
     def subject(self, match: fx.Node) -> str:

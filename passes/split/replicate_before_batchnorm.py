@@ -11,7 +11,7 @@ from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 
 
-class ReplicateBeforeBatchNorm(Pass[None, fx.Node]):
+class ReplicateBeforeBatchNorm(Pass[None, fx.Node, None]):
     """Before: `y = bn(u); [y, y]`. After: a batch norm of twice the channels over `[u, u]`, which has no shift.
 
     The branch of a residual block adds to both halves of the stream; with a batch norm for each, fine-tuning can let
@@ -43,7 +43,7 @@ class ReplicateBeforeBatchNorm(Pass[None, fx.Node]):
             return Refusal("stays one for both halves: no layer on bits is in front of it")
         return None
 
-    def rewrite(self, match: fx.Node) -> None:
+    def rewrite(self, match: fx.Node, plan: None) -> None:
         """Widen the batch norm, and replicate in front of it."""
         batch_norm = match.all_input_nodes[0]
         module = module_of(self.gm, batch_norm)

@@ -25,14 +25,18 @@ class Ternary:
         activation: the call.
         layers: the layers that read it, through dropout, pooling and views only.
         others: every other reader, with the value that it reads.
+        doubled: the layers of which no activation before this one took the inputs.
+        elsewhere: calls of the layers that read something else than a ternary activation.
     """
 
     activation: fx.Node
     layers: list[fx.Node] = field(default_factory=list)
     others: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
+    doubled: list[str] = field(default_factory=list)
+    elsewhere: list[fx.Node] = field(default_factory=list)
 
 
-class SplitActivations(Pass[None, Ternary]):
+class SplitActivations(Pass[None, Ternary, None]):
     """Before: `layer(ternary(x))`. After: `layer(heaviside(shift_halves([x, x], 1/4)))` with the weight `[W/2, W/2]`.
 
     For every x, `ternary(x) = (H(x - 1/4 - 1/2) + H(x + 1/4 - 1/2)) / 2`, so the layer gives what it gave. Whatever
@@ -51,14 +55,19 @@ class SplitActivations(Pass[None, Ternary]):
         found = [Ternary(node) for node in module_calls(self.gm, TernaryActivation)]
         for ternary in found:
             self._find_readers(ternary, ternary.activation)
-        self._read_halves = {layer for ternary in found for layer in ternary.layers}
-        self._doubled: set[str] = set()
+        reading, doubled = {layer for ternary in found for layer in ternary.layers}, set[str]()
+        for ternary in found:
+            names = dict.fromkeys(str(layer.target) for layer in ternary.layers)
+            ternary.doubled = [name for name in names if name not in doubled]
+            doubled.update(names)
+            calls = [node for node in self.gm.graph.nodes if node.op == "call_module" and node.target in names]
+            ternary.elsewhere = [node for node in calls if node not in reading]
         yield from found
 
     def allowed(self, match: Ternary) -> Refusal | None:
         """All layers behind it must be ones whose weight can be halved and repeated, at every one of their calls."""
         for node in match.layers:
-            refusal = self._keeps_its_weight(node)
+            refusal = self._keeps_its_weight(node, match.elsewhere)
             if refusal is not None:
                 return Refusal(f"the layer '{node.target}' behind it {refusal.reason}", refusal.remedy)
         groups = {self._groups(node) for node in match.layers}
@@ -73,7 +82,7 @@ class SplitActivations(Pass[None, Ternary]):
             )
         return None
 
-    def rewrite(self, match: Ternary) -> None:
+    def rewrite(self, match: Ternary, plan: None) -> None:
         """Compare the shifted halves, double the layers' inputs, and put means in front of the other readers."""
         graph, activation = self.gm.graph, match.activation
         halves = halves_of(activation.all_input_nodes[0])
@@ -86,10 +95,8 @@ class SplitActivations(Pass[None, Ternary]):
         if isinstance(self.gm.get_submodule(name), TernaryActivation):
             training = self.gm.get_submodule(name).training
             edit.replace_module(self.gm, name, HeavisideActivation().train(training))
-        for node in match.layers:
-            if node.target not in self._doubled:
-                self._doubled.add(str(node.target))
-                _double_inputs(module_of(self.gm, node))
+        for layer in match.doubled:
+            _double_inputs(self.gm.get_submodule(layer))
         means: dict[fx.Node, fx.Node] = {}
         for value, reader in match.others:
             if value not in means:
@@ -121,7 +128,7 @@ class SplitActivations(Pass[None, Ternary]):
         module = module_of(self.gm, layer)
         return module.groups if isinstance(module, nn.Conv2d) else 1
 
-    def _keeps_its_weight(self, layer: fx.Node) -> Refusal | None:
+    def _keeps_its_weight(self, layer: fx.Node, elsewhere: list[fx.Node]) -> Refusal | None:
         """The reason why a layer cannot have its weight halved and repeated, or None."""
         module = module_of(self.gm, layer)
         assert isinstance(module, nn.Conv2d | nn.Linear)
@@ -134,8 +141,8 @@ class SplitActivations(Pass[None, Ternary]):
                 "(it standardises, rotates or clamps the weight)",
                 "use a binarizer that is homogeneous",
             )
-        for node in self.gm.graph.nodes:
-            if node.op == "call_module" and node.target == layer.target and node not in self._read_halves:
+        for node in elsewhere:
+            if node.target == layer.target:
                 source = node.all_input_nodes[0].name
                 return Refusal(f"is also called on '{source}', which is not ternary", "give that a layer of its own")
         holders = [name for name, weight in self.gm.named_parameters(remove_duplicate=False) if weight is module.weight]
@@ -145,7 +152,7 @@ class SplitActivations(Pass[None, Ternary]):
 
 
 @torch.no_grad()
-def _double_inputs(layer: nn.Module | None) -> None:
+def _double_inputs(layer: nn.Module) -> None:
     """`W` `[O, C, ...]` to `[W/2, W/2]` `[O, 2 C, ...]`, in place; of a grouped convolution likewise in each group."""
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     half = layer.weight / 2

@@ -22,7 +22,10 @@ class Convolutions(Pass):
     def match(self):
         yield from [node for node in self.gm.graph.nodes if node.op == "call_module"]
 
-    def rewrite(self, match):
+    def allowed(self, match):
+        return None
+
+    def rewrite(self, match, plan):
         pass
 
     def subject(self, match):
@@ -129,7 +132,7 @@ class Drops(Convolutions):
     def match(self):
         yield from [node for node in self.gm.graph.nodes if node.target == "1"]
 
-    def rewrite(self, match):
+    def rewrite(self, match, plan):
         match.replace_all_uses_with(match.all_input_nodes[0])
         self.gm.graph.erase_node(match)
 
@@ -175,7 +178,7 @@ class LazyMatches(Convolutions):
         while len(self.gm.graph.nodes) > 3:
             yield next(node for node in reversed(self.gm.graph.nodes) if node.op == "call_module")
 
-    def rewrite(self, match):
+    def rewrite(self, match, plan):
         match.replace_all_uses_with(match.all_input_nodes[0])
         self.gm.graph.erase_node(match)
 
@@ -188,7 +191,7 @@ def test_later_matches_see_earlier_rewrites():
 class Alias(Convolutions):
     """Breaks the promise of CANONICAL."""
 
-    def rewrite(self, match):
+    def rewrite(self, match, plan):
         with self.gm.graph.inserting_after(match):
             new = self.gm.graph.call_function(torch.relu, (match,))
         match.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
@@ -199,7 +202,7 @@ class BareBinaryLayer(Convolutions):
 
     ensures = Stage.TRAINABLE
 
-    def rewrite(self, match):
+    def rewrite(self, match, plan):
         if match.target == "2":
             edit.replace_module(self.gm, "2", BinaryConv2d(8, 8, 3))
 
@@ -209,7 +212,7 @@ class LeftInTraining(Convolutions):
 
     ensures = Stage.PACKED
 
-    def rewrite(self, match):
+    def rewrite(self, match, plan):
         if match.target == "1":
             edit.replace_module(self.gm, "1", nn.Dropout())
 
@@ -231,7 +234,7 @@ def test_broken_stage_names_the_node(kind, said):
 class ReadsBeforeWritten(Convolutions):
     """Leaves a graph in the wrong order."""
 
-    def rewrite(self, match):
+    def rewrite(self, match, plan):
         if match.target == "0":
             match.append(next(n for n in self.gm.graph.nodes if n.op == "placeholder"))
 
@@ -266,7 +269,7 @@ def test_watchers_see_every_pass_and_what_it_left():
     seen = []
 
     class Renames(Convolutions):
-        def rewrite(self, match):
+        def rewrite(self, match, plan):
             match._rename(f"{match.name}_again")
 
     gm = graph()

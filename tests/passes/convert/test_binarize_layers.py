@@ -153,8 +153,8 @@ def test_single_layer_between_input_and_output():
 def test_contract_when_a_binarizer_is_missing(monkeypatch):
     rewrite = BinarizeLayers.rewrite
 
-    def forget(self, match):
-        rewrite(self, match)
+    def forget(self, match, plan):
+        rewrite(self, match, plan)
         if match.target == "conv2":
             bits = match.all_input_nodes[0]
             match.replace_input_with(bits, bits.all_input_nodes[0])

@@ -185,6 +185,6 @@ def test_contract_when_the_pass_is_left_out(monkeypatch):
 
 
 def test_contract_when_the_pass_does_nothing(monkeypatch):
-    monkeypatch.setattr(ReplaceRelu, "rewrite", lambda self, match: None)
+    monkeypatch.setattr(ReplaceRelu, "rewrite", lambda self, match, plan: None)
     with pytest.raises(StageError, match="never negative"):
         bnnfx.convert(FixedView(), "bireal")

@@ -326,12 +326,12 @@ def test_a_wrong_fusion_is_noticed(monkeypatch, fault, x):
     assert_fuses_exactly(gm, x)
     rewrite = FuseEpilogueIntoConvolution.rewrite
 
-    def wrong(self, match):
-        if fault == "residual" and match.residual is not None:
-            match.residual = next(n for n in self.gm.graph.nodes if n.op == "placeholder")
-        if fault == "order" and match.before is not None:
-            match.before.constants.reverse()
-        rewrite(self, match)
+    def wrong(self, match, plan):
+        if fault == "residual" and plan.residual is not None:
+            plan.residual = next(n for n in self.gm.graph.nodes if n.op == "placeholder")
+        if fault == "order" and plan.before is not None:
+            plan.before.constants.reverse()
+        rewrite(self, match, plan)
         if fault == "threshold":
             for name, value in self.gm.named_buffers():
                 if name == "block_0_sign_threshold_1":
