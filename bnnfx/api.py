@@ -55,10 +55,11 @@ def convert(
     config = config or Config()
     options = chosen.resolve(config.options)
     gm, leaves = trace(model)
-    shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs)
+    ranges: dict[fx.Node, tuple[float, float]] = {}
+    shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs, ranges=ranges)
     layers = weight_layers(model)
     record = Record(Stage.TRACED, chosen.name, options, [PassReport("Trace", refused=leaves)], layers=layers)
-    context = ConvertContext(chosen, config, options, shapes, leaves, layers)
+    context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers)
     run_passes(gm, pipelines.with_extensions(pipelines.CONVERT), context, record)
     attach(gm, record)
     for leaf in leaves:

@@ -22,6 +22,7 @@ from bnnfx.passes.convert.select_layers import SelectLayers
 from bnnfx.passes.lower.compare_for_float_layers import CompareForFloatLayers
 from bnnfx.passes.lower.drop_inference_identities import DropInferenceIdentities
 from bnnfx.passes.lower.fold_batchnorm_to_affine import FoldBatchNormToAffine
+from bnnfx.passes.lower.fold_constants import FoldConstants
 from bnnfx.passes.lower.fold_epilogue_to_threshold import FoldEpilogueToThreshold
 from bnnfx.passes.lower.freeze_batchnorm import FreezeBatchNorm
 from bnnfx.passes.lower.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
@@ -29,6 +30,7 @@ from bnnfx.passes.lower.fuse_replication_into_convolution import FuseReplication
 from bnnfx.passes.lower.keep_channels_last import KeepChannelsLast
 from bnnfx.passes.lower.move_maxpool_behind_pack import MoveMaxPoolBehindPack
 from bnnfx.passes.lower.pack_layers import PackLayers
+from bnnfx.passes.lower.settle_mode import SettleMode
 from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
 from bnnfx.passes.split.replicate_before_batchnorm import ReplicateBeforeBatchNorm
 from bnnfx.passes.split.split_activations import SplitActivations
@@ -56,7 +58,9 @@ SPLIT: tuple[type[Pass[Any, Any, Any]], ...] = (
 
 LOWER: tuple[type[Pass[Any, Any, Any]], ...] = (
     # TRAINABLE
+    SettleMode,
     DropInferenceIdentities,
+    FoldConstants,  # what batch norms written by hand compute of their statistics
     FreezeBatchNorm,
     CompareForFloatLayers,  # needs the dropouts gone: then the readers of a binarizer are layers
     # TRAINABLE -> PACKED

@@ -7,7 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from bnnfx.graph import edit
-from bnnfx.graph.operators import FOLLOWS, Call, Mode, call_of, operator_of
+from bnnfx.graph.operators import FOLLOWS, FUNCTIONAL_BATCH_NORM, Call, Mode, call_of, operator_of
 from bnnfx.nn.mode import CallByMode
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -110,10 +110,10 @@ def _dropout(gm: fx.GraphModule, in_training: fx.Node, node: fx.Node) -> str | N
 
 
 def _own_batch_norm(gm: fx.GraphModule, model: nn.Module, node: fx.Node) -> str | None:
-    """The path of a batch norm's subclass that calls the function with its own tensors, made a plain batch norm there."""
-    if operator_of(gm, node).name != "batch norm":
+    """The path of a batch norm's subclass that calls the function with its own tensors; there is a plain one then."""
+    if operator_of(gm, node).name != FUNCTIONAL_BATCH_NORM:
         return None
-    given = dict(zip(("input", *_TENSORS), node.args, strict=False)) | dict(node.kwargs)
+    given: dict[str, Any] = dict(zip(("input", *_TENSORS), node.args, strict=False)) | dict(node.kwargs)
     read = [str(given[name].target).rpartition(".") for name in _TENSORS if isinstance(given.get(name), fx.Node)]
     paths = {path for path, _, _ in read}
     if len(paths) != 1 or [name for _, _, name in read] != [name for name in _TENSORS if given.get(name) is not None]:

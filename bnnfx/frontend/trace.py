@@ -63,7 +63,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
     """Trace a copy of `model`, in training and in evaluation: the graph follows `train()` and `eval()` as it does.
 
     Returns:
-        The graph, and one remark per submodule that was kept as a leaf: because it cannot be traced, because it computes
+        The graph, and one remark per submodule that was kept as a leaf: because it cannot be traced, because it does
         something else in training than in evaluation, or because of what it writes in place.
 
     Raises:
@@ -78,10 +78,16 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
     remarks: list[Remark] = []
     _allow_tracing_batch_norms(model)
     while True:
-        graphs = {training: _trace(model.train(training), leaves) for training in (True, False)}
+        evaluation = _trace(model.eval(), leaves)
+        both = set(leaves)
+        graphs = {False: evaluation, True: _trace(model.train(), leaves)}
+        for path in leaves.keys() - both:
+            _mark_if_identity(model, path, evaluation)
         with torch.no_grad():  # a subclass of a batch norm counts its batches while it is traced
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
+        if leaves.keys() != both:
+            continue
         found = dict(_obstacles(model, graphs, leaves))
         if not found:
             break
@@ -133,18 +139,22 @@ def _obstacles(
             if not path:
                 raise ConversionError(
                     f"{type(model).__name__}.forward cannot be converted: '{node.name}' ({_target(node)}) {reason}. "
-                    "Write it without the in-place call, such as y = y * 2 for y.mul_(2), or move it into a submodule of "
-                    "its own, which is then kept as a float leaf."
+                    "Write it without the in-place call, such as y = y * 2 for y.mul_(2), or move it into a submodule "
+                    "of its own, which is then kept as a float leaf."
                 )
             yield path, _Leaf(f"'{node.name}' in it {reason}", _FUNCTIONAL)
     for path in differing_modules(graphs[True].graph, graphs[False].graph):
         if path:
-            module = model.get_submodule(path)
-            if not any(path in _stack(node) for node in graphs[False].graph.nodes):
-                setattr(module, DROPS_MARK, True)
+            _mark_if_identity(model, path, graphs[False])
             yield path, _Leaf("its forward does something else in training than in evaluation", _BOTH_MODES)
         else:
             yield "", _Leaf("converted for one mode only, its forward does something else in the other", _APART)
+
+
+def _mark_if_identity(model: nn.Module, path: str, evaluation: fx.GraphModule) -> None:
+    """Note of a submodule that it does nothing in evaluation."""
+    if not any(path in _stack(node) for node in evaluation.graph.nodes):
+        setattr(model.get_submodule(path), DROPS_MARK, True)
 
 
 def _owner(node: fx.Node, leaves: dict[str, _Leaf]) -> str:
@@ -166,7 +176,7 @@ def _allow_tracing_batch_norms(model: nn.Module) -> None:
     """Subclasses of batch norms check the number of axes of their input, which has no value while it is traced."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and not type(module).__module__.startswith("torch."):
-            module._check_input_dim = lambda input: None  # type: ignore[method-assign, assignment]
+            module._check_input_dim = lambda input: None  # type: ignore[method-assign]
 
 
 _NO_DECISIONS = (

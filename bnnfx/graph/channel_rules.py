@@ -16,7 +16,7 @@ def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
-def adaptive_positions(module: nn.Module) -> int | None:
+def adaptive_positions(module: nn.Module | None) -> int | None:
     """Pixels of an adaptive pool's result, if both sides are given."""
     if not isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
         return None

@@ -23,6 +23,7 @@ class ConvertContext:
         options: of the scheme for the network as a whole, resolved.
         shapes: shapes of the traced values, also in their canonical spelling; empty if no example inputs were given or
             once layers were given another width. Other nodes that are made have none.
+        ranges: the least and the most of every value on the example inputs, in evaluation; empty without them.
         leaves: the submodules that could not be traced, with the reason.
         layers: the layers with a weight of the user's model and their types; `SelectLayers` adds functional calls.
         binary: the layers that will be binarized and their resolved options; `SelectLayers` fills it.
@@ -32,6 +33,7 @@ class ConvertContext:
     config: Config
     options: Mapping[str, Any] = field(default_factory=dict)
     shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
+    ranges: dict[fx.Node, tuple[float, float]] = field(default_factory=dict)
     leaves: Sequence[Remark] = ()
     layers: dict[str, str] = field(default_factory=dict)
     binary: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -1,7 +1,8 @@
-"""Operations that write into their input: which they are, what computes the same without, and where that is not safe."""
+"""Operations that write into their input: which they are, their functional twins, and where these are not safe."""
 
 import operator
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 from bnnfx.graph.dataflow import drops, module_of
 from bnnfx.graph.operators import Kind, call_of, is_opaque, operator_of
 
-_AUGMENTED = {
+_AUGMENTED: dict[Any, Callable[..., object]] = {
     getattr(operator, f"i{name}"): getattr(operator, name)
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 } | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
@@ -47,13 +48,24 @@ def _name(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
 
 
+def may_write(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call may do more than give its result: nobody may drop it then, though nothing reads it."""
+    if node.is_impure():
+        return True
+    called = module_of(gm, node) if node.op == "call_module" else node.target
+    home = str(getattr(called, "__module__", "")).split(".")[0]
+    ours_or_torch = isinstance(called, str) or home in ("torch", "_operator", "builtins", "bnnfx", "math")
+    return is_opaque(operator_of(gm, node)) and not ours_or_torch and not isinstance(called, torch._ops.OpOverload)
+
+
 def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
     """The function or method that gives what an in-place call of a function or method writes; None if there is none."""
     name = _name(node)
+    twin: Callable[..., object] | None
     if node.op == "call_method":
         if name.startswith("__"):
-            function = getattr(operator, name.strip("_"), None)
-            return _AUGMENTED.get(function)
+            twin = _AUGMENTED.get(getattr(operator, name.strip("_"), None))
+            return twin
         return name[:-1] if callable(getattr(Tensor, name[:-1], None)) else None
     assert not isinstance(node.target, str)
     if node.target in _AUGMENTED:
@@ -61,8 +73,11 @@ def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
     if node.target is operator.setitem:
         return None
     if name.endswith("_"):
-        return next((found for place in (torch, F) if (found := getattr(place, name[:-1], None)) is not None), None)
-    return node.target
+        found: list[Callable[..., object]] = [
+            getattr(place, name[:-1]) for place in (torch, F) if hasattr(place, name[:-1])
+        ]
+        return found[0] if found else None
+    return node.target  # without the flag, or `out`
 
 
 def unsafe_writes(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:

@@ -14,7 +14,7 @@ import enum
 import functools
 import math
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,7 +81,7 @@ class Call:
 
     node: fx.Node
     module: nn.Module | None
-    operands: tuple[object, ...]
+    operands: tuple[Any, ...]
     arguments: Mapping[str, object]
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -128,6 +128,7 @@ class Operator:
         mode: see `Mode`.
         per_channel: whether its parameters differ between channels, so that it knows which axis they are.
         centres: of a norm, whether it centres the values of each channel.
+        multiplies: whether it is a matrix product of its operands.
         replaced: whether schemes replace it beside binary layers: the ReLUs.
         resizable: whether `bnnfx.graph.resize` can change its number of channels.
         macs: multiply-accumulates of a call, for the whole batch, from the shapes of its tensors and of its result.
@@ -150,6 +151,7 @@ class Operator:
     mode: Mode = Mode.UNKNOWN
     per_channel: Callable[[Call], bool] = field(default=lambda call: False)
     centres: bool = False
+    multiplies: bool = False
     replaced: bool = False
     resizable: bool = False
     macs: Callable[[nn.Module, Sequence[Shape], Shape], int] | None = None
@@ -177,6 +179,11 @@ def keeps(call: Call, signs: Sequence[Sign]) -> Sign:
     return signs[0] if signs else Sign.UNKNOWN
 
 
+def _flips(call: Call, signs: Sequence[Sign]) -> Sign:
+    """The other sign, or at least both where the input has both."""
+    return Sign.BOTH if Sign.BOTH in signs[:1] else Sign.UNKNOWN
+
+
 def _of_bounds(call: Call, signs: Sequence[Sign]) -> Sign:
     low, high = (
         next((n for name in names if (n := call.number(name, bound)) != bound), bound)
@@ -198,9 +205,9 @@ def _of_slope(call: Call, signs: Sequence[Sign]) -> Sign:
 
 def _of_prelu(call: Call, signs: Sequence[Sign]) -> Sign:
     weight = call.get("weight")
-    if not isinstance(weight, Tensor) or not bool((weight > 0).all()):
-        return Sign.UNKNOWN if not isinstance(weight, Tensor) or bool((weight > 0).any()) else Sign.NEVER_NEGATIVE
-    return keeps(call, signs)
+    if not isinstance(weight, Tensor):
+        return Sign.UNKNOWN
+    return keeps(call, signs) if bool((weight > 0).any()) else Sign.NEVER_NEGATIVE
 
 
 def _of_threshold(call: Call, signs: Sequence[Sign]) -> Sign:
@@ -332,7 +339,7 @@ def _built(kind: type[nn.Module], *names: str) -> Callable[[Call], Spelling | No
     return build
 
 
-def is_computed(arguments: object) -> bool:
+def is_computed(arguments: Any) -> bool:
     """Whether a value of the graph is among arguments."""
     found: list[fx.Node] = []
     fx.node.map_arg(arguments, found.append)
@@ -483,7 +490,7 @@ def _unary(name: str, sign: SignRule, *, monotone: Callable[[Call], Tensor | Non
     functions = [found for place in (torch, F, torch.special) if (found := getattr(place, name, None)) is not None]
     functions += [getattr(operator, name)] if name in ("abs", "neg", "pos") else []
     methods = (name,) if hasattr(Tensor, name) else ()
-    rise = {} if monotone is None else {"monotone": monotone}
+    rise: dict[str, Any] = {} if monotone is None else {"monotone": monotone}
     return Operator(
         name, Kind.ELEMENTWISE, functions=tuple(functions), methods=methods, sign=sign, mode=Mode.SAME, **rise
     )
@@ -585,6 +592,8 @@ def _reduction(name: str, sign: SignRule = keeps) -> Operator:
     return Operator(*(name, Kind.REDUCE, (), found, methods), parameters=("dim", "keepdim"), sign=sign, mode=Mode.SAME)
 
 
+FUNCTIONAL_BATCH_NORM = "batch norm as a function"
+
 ROWS: tuple[Operator, ...] = (
     # activation functions
     _activation(nn.ReLU, never, monotone=_up, step=_clamp(0.0, math.inf), replaced=True),
@@ -657,20 +666,31 @@ ROWS: tuple[Operator, ...] = (
     # functions of one number
     *(
         _unary(name, never)
-        for name in ("abs", "absolute", "square", "exp", "exp2", "cosh", "sqrt", "rsqrt", "expit", "sinc_")
+        for name in ("abs", "absolute", "square", "exp", "exp2", "cosh", "sqrt", "rsqrt", "erfc", "i0")
         if hasattr(torch, name) or hasattr(torch.special, name)
     ),
     *(
         _unary(name, keeps)
         for name in (
             *("sinh", "asinh", "arcsinh", "atan", "arctan", "erf", "expm1", "sign", "sgn", "trunc", "fix", "round"),
-            *("reciprocal", "deg2rad", "rad2deg", "floor", "positive", "pos", "nan_to_num", "float_power_"),
+            *("deg2rad", "rad2deg", "floor", "positive", "pos", "nan_to_num"),
         )
         if hasattr(torch, name) or hasattr(operator, name)
     ),
     *(
+        _unary(name, _flips)
+        for name in (
+            *("neg", "negative", "sin", "tan", "ceil", "frac", "arcsin", "asin", "arctanh", "atanh", "erfinv"),
+            "reciprocal",
+        )
+    ),
+    *(
         _unary(name, lambda call, signs: Sign.UNKNOWN)
-        for name in ("neg", "negative", "log", "log2", "log10", "log1p", "ceil", "sin", "cos", "erfc", "frac", "logit")
+        for name in ("log", "log2", "log10", "log1p", "cos", "logit", "digamma", "lgamma", "arccos", "acos")
+    ),
+    *(
+        Operator(*(f"cast by {name}", Kind.ELEMENTWISE, (), (), (name,)), sign=keeps, mode=Mode.SAME, monotone=_up)
+        for name in ("double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda")
     ),
     # functions of several numbers
     _join(
@@ -747,7 +767,7 @@ ROWS: tuple[Operator, ...] = (
     _move("pixel_unshuffle", F.pixel_unshuffle, torch.pixel_unshuffle),
     _move("channel_shuffle", F.channel_shuffle, torch.channel_shuffle),
     Operator("shuffle", Kind.MOVE, (nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), sign=keeps, mode=Mode.SAME),
-    _move("meshgrid", F.unfold),
+    _move("im2col", F.unfold),
     # pooling
     _pool(
         *(nn.MaxPool2d, F.max_pool2d, 4, _MAX_POOL),
@@ -814,13 +834,19 @@ ROWS: tuple[Operator, ...] = (
         functions=("torchvision.ops.stochastic_depth.stochastic_depth",),
         parameters=("p", "mode", "training"),
         sign=keeps,
+        mode=Mode.DROPS,
     ),
     # normalization
     _batch_norm_row(nn.BatchNorm1d, None),
     _batch_norm_row(nn.BatchNorm2d, 4),
     _batch_norm_row(nn.BatchNorm3d, 5),
     _batch_norm_row(nn.SyncBatchNorm, None),
-    Operator("batch norm", Kind.NORM, functions=(F.batch_norm, torch.batch_norm), sign=both, centres=True),
+    Operator(
+        *(FUNCTIONAL_BATCH_NORM, Kind.NORM, (), (F.batch_norm,)),
+        parameters=("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+        sign=both,
+        centres=True,
+    ),
     _norm(nn.GroupNorm, F.group_norm, torch.group_norm, resizable=True, mode=Mode.SAME),
     _norm(nn.LayerNorm, F.layer_norm, torch.layer_norm, mode=Mode.SAME),
     *(
@@ -858,10 +884,13 @@ ROWS: tuple[Operator, ...] = (
     Operator(
         "matmul",
         Kind.OPAQUE,
-        functions=(operator.matmul, torch.matmul, torch.mm, torch.bmm),
-        methods=("matmul", "__matmul__", "mm", "bmm"),
+        functions=(
+            *(operator.matmul, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum),
+            torch.tensordot,
+        ),
+        methods=("matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm"),
         operands=("input", "other"),
-        sign=_of_product,
+        multiplies=True,
         mode=Mode.SAME,
     ),
     Operator(
@@ -891,7 +920,7 @@ ROWS: tuple[Operator, ...] = (
         _reduction(name)
         for name in ("mean", "sum", "amax", "amin", "median", "max", "min", "cumsum", "cummax", "nanmean", "nansum")
     ),
-    *(_reduction(name, never) for name in ("var", "std", "norm", "logsumexp_")),
+    *(_reduction(name, never) for name in ("var", "std", "norm")),
     # sizes
     Operator("size", Kind.SIZE, functions=(getattr,), methods=("size", "dim", "numel", "ndimension"), mode=Mode.SAME),
 )
@@ -922,10 +951,10 @@ def _index() -> tuple[dict[object, Operator], dict[str, Operator], dict[type, Op
     functions: dict[object, Operator] = {}
     methods: dict[str, Operator] = {}
     modules: dict[type, Operator] = {}
-    for row in ROWS:
-        for index, spellings in ((functions, row.functions), (methods, row.methods), (modules, row.modules)):
-            for spelling in spellings:
-                index.setdefault(spelling, row)  # type: ignore[index, attr-defined]
+    for row in reversed(ROWS):  # of two rows with one spelling the first has it
+        functions |= dict.fromkeys(row.functions, row)
+        methods |= dict.fromkeys(row.methods, row)
+        modules |= dict.fromkeys(row.modules, row)
     return functions, methods, modules
 
 
@@ -943,8 +972,9 @@ def operator_of_target(target: object) -> Operator:
     functions, methods, _ = _index()
     if isinstance(target, str):
         return methods.get(target, OPAQUE)
-    row = functions.get(target) if target.__hash__ else None
-    return row or functions.get(f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}") or OPAQUE
+    named = f"{getattr(target, '__module__', '')}.{getattr(target, '__name__', '')}"
+    row = functions.get(target) if isinstance(target, Hashable) else None
+    return row or functions.get(named) or OPAQUE
 
 
 def operator_of(gm: fx.GraphModule, node: object) -> Operator:

@@ -21,7 +21,7 @@ def resize(module: nn.Module, inputs: int, outputs: int) -> None:
     >>> layer
     Conv2d(5, 6, kernel_size=(3, 3), stride=(1, 1))
     """
-    sizes = {}
+    sizes: dict[str, tuple[int, ...]] = {}
     if isinstance(module, nn.Linear):
         sizes["weight"] = (outputs, inputs)
         module.in_features, module.out_features = inputs, outputs

@@ -14,6 +14,7 @@ class _ShapeRecorder(fx.Interpreter):
     def __init__(self, gm: fx.GraphModule) -> None:
         super().__init__(gm)
         self.shapes: dict[fx.Node, torch.Size] = {}
+        self.ranges: dict[fx.Node, tuple[float, float]] | None = None
         self.extra_traceback = False
 
     def run_node(self, n: fx.Node) -> Any:
@@ -30,6 +31,9 @@ class _ShapeRecorder(fx.Interpreter):
             ) from error
         if isinstance(value, torch.Tensor):
             self.shapes[n] = value.shape
+            if self.ranges is not None and value.is_floating_point() and value.numel():
+                least, most = torch.aminmax(value)
+                self.ranges[n] = float(least), float(most)
         return value
 
 
@@ -53,7 +57,11 @@ def as_tensors(example_inputs: object) -> tuple[torch.Tensor, ...]:
 
 
 def infer_shapes(
-    gm: fx.GraphModule, example_inputs: tuple[Any, ...], *, compute: bool = True
+    gm: fx.GraphModule,
+    example_inputs: tuple[Any, ...],
+    *,
+    compute: bool = True,
+    ranges: dict[fx.Node, tuple[float, float]] | None = None,
 ) -> dict[fx.Node, torch.Size]:
     """The shape of every tensor in the graph, in evaluation mode; the graph itself is not changed.
 
@@ -62,6 +70,7 @@ def infer_shapes(
         example_inputs: arguments of its forward.
         compute: also compute the values. Without, nothing takes time or memory, and a module that asks for a value
             (`if x.sum() > 0`) fails.
+        ranges: where the least and the most of every computed value are put, if given.
 
     Raises:
         ExampleInputError: wrong number or shape of inputs, naming the node that fails.
@@ -76,6 +85,7 @@ def infer_shapes(
     training = {name: module.training for name, module in gm.named_modules()}
     gm.eval()
     recorder = _ShapeRecorder(gm)
+    recorder.ranges = ranges if compute else None
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     try:
         with torch.no_grad(), nullcontext() if compute else fakes:

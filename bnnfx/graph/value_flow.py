@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -89,7 +90,8 @@ def _sign_of(constant: Tensor) -> Sign:
 def _sources(call: Call, values: Mapping[fx.Node, Value]) -> list[fx.Node]:
     """The tensors that a call works on; the parts of a list one by one, sizes left out."""
     found: list[fx.Node] = []
-    fx.node.map_arg(call.operands, found.append)
+    operands: Any = call.operands
+    fx.node.map_arg(operands, found.append)
     return [node for node in found if node in values]
 
 

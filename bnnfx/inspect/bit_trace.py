@@ -10,17 +10,18 @@ import numpy.typing as npt
 import onnx
 import onnx.numpy_helper
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional as F
+from torch import Tensor, fx
 
 from bnnfx.backends.onnx.packed_maps import packed_channels, packed_maps
 from bnnfx.backends.onnx.symbolic import from_onnx
 from bnnfx.errors import StageError
-from bnnfx.graph.dataflow import BATCH_NORMS, CONVOLUTIONS, calls, module_of, packed_op, packed_result, rearranges
+from bnnfx.graph.dataflow import calls, is_batch_norm, is_kind, module_of, packed_op, packed_result
+from bnnfx.graph.operators import Kind, operator_of_module
 from bnnfx.graph.record import record_of
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.nn.comparison import compare
+from bnnfx.nn.frozen_norm import frozen_batch_norm
 from bnnfx.numerics.bits import unpack_bits
 from bnnfx.ops import BY_ONNX_NAME, PackedOp
 from bnnfx.ops.packed_op import ONNX_DOMAIN
@@ -81,12 +82,17 @@ def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...], *
     with torch.no_grad():
         outputs = recorder.run(*inputs)
     recorder.trace.outputs = [y.numpy() for y in _tensors(outputs)]
-    weights = [p.shape for m in model.modules() if type(m) in _FLOAT for p in m.parameters(recurse=False) if p.ndim > 1]
+    weights = [
+        p.shape
+        for m in model.modules()
+        if operator_of_module(m).kind is Kind.LAYER and not isinstance(m, BinaryConv2d | BinaryLinear)
+        for p in m.parameters(recurse=False)
+        if p.ndim > 1
+    ]
     recorder.trace.terms = _terms(recorder.trace, weights) + _float_steps(model)
     return recorder.trace
 
 
-_FLOAT = (*CONVOLUTIONS, nn.Linear)
 _BATCH_NORM_STEPS = 4  # x * (gamma / sigma) + (beta - mean * (gamma / sigma)); folded into a scale and bias, as many
 _BINARY_LAYER_STEPS = 2  # scale and bias
 
@@ -96,11 +102,11 @@ def _float_steps(gm: fx.GraphModule) -> int:
     steps = 0
     for node in gm.graph.nodes:
         module = module_of(gm, node)
-        if isinstance(module, BATCH_NORMS) or calls(node, F.batch_norm):
+        if is_batch_norm(gm, node) or calls(node, frozen_batch_norm):
             steps += _BATCH_NORM_STEPS
         elif isinstance(module, BinaryConv2d | BinaryLinear):
             steps += _BINARY_LAYER_STEPS
-        elif module is not None or (node.op in ("call_function", "call_method") and not rearranges(node)):
+        elif module is not None or (node.op in ("call_function", "call_method") and not is_kind(gm, node, Kind.MOVE)):
             steps += 1
     return steps
 

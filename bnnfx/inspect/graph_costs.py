@@ -7,36 +7,39 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnnfx.backends.onnx.packed_maps import packed_channels
 from bnnfx.errors import ConversionError, ExampleInputError
 from bnnfx.frontend.trace import trace
 from bnnfx.graph.dataflow import (
-    CONVOLUTIONS,
-    DROPOUTS,
     WEIGHT_LAYERS,
     calls,
     depends_on_input,
+    drops,
+    is_kind,
     module_of,
     packed_op,
     packed_result,
-    rearranges,
 )
+from bnnfx.graph.operators import Kind, operator_of, operator_of_module
 from bnnfx.graph.shapes import infer_shapes
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
-from bnnfx.inspect.leaf_calls import WHOLE, Call, Shape, costs_something, is_layer, watched_leaves
+from bnnfx.inspect.leaf_calls import (
+    WHOLE,
+    Call,
+    Shape,
+    costs_something,
+    is_batch_norm_module,
+    is_layer,
+    watched_leaves,
+)
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn.frozen_norm import frozen_batch_norm
 from bnnfx.numerics.bits import row_bytes
 from bnnfx.ops import PackedOp
 
 _FLOAT_BYTES = 4
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _TRANSPOSED_FUNCTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_FUNCTIONS = (F.conv1d, F.conv2d, F.conv3d, *_TRANSPOSED_FUNCTIONS, F.linear)
-_PRODUCTS = (torch.matmul, torch.mm, operator.matmul, "matmul", "mm")
-_KEEPS_LEVELS = (*DROPOUTS, nn.Identity, nn.MaxPool2d)
-_BEFORE_LINEAR = (ActivationBinarizer, *DROPOUTS, nn.Identity)
 
 
 def as_graph(model: nn.Module, inputs: int) -> fx.GraphModule:
@@ -85,7 +88,7 @@ class _Accountant:
             if module is not None and not is_layer(module):
                 rows += [self._module(call) for call in self._leaves[id(module)].pop(0)]
             elif module is not None:
-                call = Call(str(node.target), module, self._shape_in(node), tuple(self._shapes.get(node, ())))
+                call = Call(str(node.target), module, self._shapes_in(node), tuple(self._shapes.get(node, ())))
                 if costs_something(module):
                     rows.append(self._module(call, node))
             elif node.op in ("call_function", "call_method"):
@@ -99,8 +102,8 @@ class _Accountant:
             levels = None if node is None else _levels(self._gm, node.all_input_nodes[0])
             operands = Operands(2 if isinstance(module, BinaryConv2d | BinaryLinear) else None, levels)
             costs = [operands.macs(self._per_sample(_macs(call), node)), self._layer_parameters(call, operands, node)]
-        elif isinstance(module, _BatchNorm):
-            costs = [_batch_norm(module.num_features if self._is_new(module) else 0)]
+        elif is_batch_norm_module(module):
+            costs = [_batch_norm(int(module.num_features) if self._is_new(module) else 0)]  # type: ignore[arg-type]
         elif isinstance(module, ActivationBinarizer) and not module.pointwise:
             costs = [Cost(mean_additions=self._per_sample(prod(call.input_shape), node))]
         others = self._new_parameters(module, recurse=is_layer(module))
@@ -112,12 +115,13 @@ class _Accountant:
 
     def _layer_parameters(self, call: Call, operands: Operands, node: fx.Node | None) -> Cost:
         layer = call.module
+        if operands.weight is None:
+            new = [p.numel() for p in self._parameters(layer) if self._is_new(p)]
+            return _floats(sum(new))
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, Tensor)
         weights = weight.numel() if self._is_new(layer._parameters.get("weight", layer)) else 0
         biases = bias.numel() if isinstance(bias, Tensor) and self._is_new(bias) else 0
-        if operands.weight is None:
-            return _floats(weights + biases)
         packed = _packed_rows(layer, self._map_behind_flatten(node)) if weights else 0
         return Cost.sum((Cost(one_bit_parameters=weights, packed_bytes=packed), _floats(biases)))
 
@@ -125,7 +129,8 @@ class _Accountant:
         """The map `[C, H, W]` that a binary linear layer reads flattened; its bits are packed as that map's."""
         source = None if node is None else node.all_input_nodes[0]
         while source is not None and not calls(source, torch.flatten):
-            source = source.all_input_nodes[0] if isinstance(module_of(self._gm, source), _BEFORE_LINEAR) else None
+            before = drops(self._gm, source) or isinstance(module_of(self._gm, source), ActivationBinarizer)
+            source = source.all_input_nodes[0] if before else None
         shape = () if source is None else self._shape_in(source)
         return shape[1:] if len(shape) == 4 else ()
 
@@ -135,13 +140,13 @@ class _Accountant:
             return [self._packed(node, op)]
         x, y = self._shape_in(node), tuple(self._shapes.get(node, ()))
         operands, constants = None, sum(tensor.numel() for tensor in self._new_constants(node))
-        if calls(node, F.batch_norm):
+        if calls(node, frozen_batch_norm) or calls(node, F.batch_norm):
             cost = _batch_norm(x[1] if constants else 0)
-        elif (weight := _weight_of(node)) is not None:
+        elif (weight := self._weight_of(node)) is not None:
             operands = Operands(None, _levels(self._gm, node.all_input_nodes[0]))
             # a transposed convolution multiplies every input by each weight, the others every output
             transposed = node.target in _TRANSPOSED_FUNCTIONS
-            width = self._shapes[weight][1 if node.target in _PRODUCTS else 0]
+            width = self._shapes[weight][1 if operator_of(self._gm, node).multiplies else 0]
             total = prod(x if transposed else y) // width * self._shapes[weight].numel()
             cost = Cost.sum((operands.macs(self._per_sample(total, node)), _floats(constants)))
         else:
@@ -187,7 +192,7 @@ class _Accountant:
     def _new_parameters(self, module: nn.Module, recurse: bool) -> int:
         """How many parameters of a module are not counted yet; a batch norm's are, as channels."""
         new = [parameter for parameter in module.parameters(recurse) if self._is_new(parameter)]
-        return 0 if isinstance(module, _BatchNorm) else sum(parameter.numel() for parameter in new)
+        return 0 if is_batch_norm_module(module) else sum(parameter.numel() for parameter in new)
 
     def _is_new(self, key: object) -> bool:
         if id(key) in self._counted:
@@ -199,8 +204,24 @@ class _Accountant:
         """A layer that reads no input of the graph runs once, whatever the batch."""
         return total if node is not None and not depends_on_input(node) else -(-total // self._batch)
 
+    def _shapes_in(self, node: fx.Node) -> tuple[Shape, ...]:
+        return tuple(tuple(self._shapes[n]) for n in node.all_input_nodes if n in self._shapes)
+
     def _shape_in(self, node: fx.Node) -> Shape:
-        return next((tuple(self._shapes[n]) for n in node.all_input_nodes if n in self._shapes), ())
+        return next(iter(self._shapes_in(node)), ())
+
+    def _weight_of(self, node: fx.Node) -> fx.Node | None:
+        """The weight of a convolution or linear layer that is called as a function."""
+        row = operator_of(self._gm, node)
+        if not row.multiplies and not (row.kind is Kind.LAYER and node.op == "call_function"):
+            return None
+        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
+        if not isinstance(weight, fx.Node) or (row.multiplies and depends_on_input(weight)):
+            return None  # a product of two activations
+        return weight
+
+    def _parameters(self, layer: nn.Module) -> list[nn.Parameter]:
+        return list(layer.parameters())
 
 
 def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:
@@ -211,19 +232,19 @@ def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:
     if calls(node, torch.cat):
         parts = {_levels(gm, part) for part in node.all_input_nodes}
         return parts.pop() if len(parts) == 1 else None
-    passes = isinstance(module, _KEEPS_LEVELS) or rearranges(node)
+    passes = drops(gm, node) or is_kind(gm, node, Kind.MOVE) or isinstance(module, nn.MaxPool2d)
     return _levels(gm, node.all_input_nodes[0]) if passes else None
 
 
 def _macs(call: Call) -> int:
     """Multiply-accumulates of a layer, for the whole batch; taps that fall on the padding count."""
-    layer: Any = call.module
-    if isinstance(layer, _TRANSPOSED):
-        places = prod(call.input_shape) // layer.in_channels
-    else:
-        width = layer.out_channels if isinstance(layer, CONVOLUTIONS) else layer.out_features
-        places = prod(call.output_shape) // width
-    return places * int(layer.weight.numel())
+    row = operator_of_module(call.module)
+    kinds = [
+        row,
+        *(operator_of_module(kind.__new__(kind)) for kind in type(call.module).__mro__ if kind in WEIGHT_LAYERS),
+    ]
+    count = next(kind.macs for kind in kinds if kind.macs is not None)
+    return count(call.module, call.input_shapes, call.output_shape)
 
 
 def _packed_rows(layer: nn.Module, map_behind_flatten: Shape) -> int:
@@ -233,16 +254,6 @@ def _packed_rows(layer: nn.Module, map_behind_flatten: Shape) -> int:
     assert isinstance(layer, BinaryLinear)
     channels, *size = map_behind_flatten or (layer.in_features,)
     return layer.out_features * prod(size) * row_bytes(channels)
-
-
-def _weight_of(node: fx.Node) -> fx.Node | None:
-    """The weight of a convolution or linear layer that is called as a function."""
-    if node.target not in (*_FUNCTIONS, *_PRODUCTS):
-        return None
-    weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-    if not isinstance(weight, fx.Node) or (node.target in _PRODUCTS and depends_on_input(weight)):
-        return None  # a product of two activations
-    return weight
 
 
 def _floats(count: int) -> Cost:

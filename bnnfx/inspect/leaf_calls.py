@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_of
+from bnnfx.graph.operators import operator_of_module
 from bnnfx.nn import ActivationBinarizer
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -26,13 +26,23 @@ class Call:
 
     name: str
     module: nn.Module
-    input_shape: Shape
+    input_shapes: tuple[Shape, ...]
     output_shape: Shape
+
+    @property
+    def input_shape(self) -> Shape:
+        """Of the first tensor that it reads."""
+        return next(iter(self.input_shapes), ())
+
+
+def is_batch_norm_module(module: nn.Module) -> bool:
+    """Whether a module is a batch norm: two numbers per channel, once it is folded."""
+    return operator_of_module(module).batch_norm
 
 
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is one thing to count; what a user wrote is looked into."""
-    ours = isinstance(module, (*WEIGHT_LAYERS, _BatchNorm, ActivationBinarizer))
+    ours = isinstance(module, (*WEIGHT_LAYERS, ActivationBinarizer)) or is_batch_norm_module(module)
     return ours or (type(module).__module__.startswith("torch.") and not isinstance(module, _CONTAINERS))
 
 
@@ -40,7 +50,8 @@ def costs_something(module: nn.Module) -> bool:
     """Whether a module multiplies, averages at run time, or has parameters."""
     averages = isinstance(module, ActivationBinarizer) and not module.pointwise
     own = module.parameters(recurse=is_layer(module))
-    return averages or isinstance(module, (*WEIGHT_LAYERS, _BatchNorm)) or next(own, None) is not None
+    counts = isinstance(module, WEIGHT_LAYERS) or is_batch_norm_module(module)
+    return averages or counts or next(own, None) is not None
 
 
 @contextmanager
@@ -73,13 +84,12 @@ def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
 
 def _recorder(found: dict[int, list[list[Call]]], key: int, name: str) -> Callable[..., None]:
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        found[key][-1].append(Call(name, module, _shape((*args, *kwargs.values())), _shape(output)))
+        found[key][-1].append(Call(name, module, _shapes((*args, *kwargs.values())), next(iter(_shapes(output)), ())))
 
     return record
 
 
-def _shape(value: Any) -> Shape:
-    """Of a tensor, or of the first tensor of several."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    return next((tuple(x.shape) for x in value if isinstance(x, Tensor)), ()) if isinstance(value, tuple | list) else ()
+def _shapes(value: Any) -> tuple[Shape, ...]:
+    """Of a tensor, or of the tensors of several values."""
+    values = value if isinstance(value, tuple | list) else (value,)
+    return tuple(tuple(x.shape) for x in values if isinstance(x, Tensor))

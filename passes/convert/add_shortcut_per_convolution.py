@@ -8,7 +8,8 @@ from itertools import pairwise
 from torch import fx, nn
 
 from bnnfx.graph.context import ConvertContext
-from bnnfx.graph.dataflow import BATCH_NORMS, ELEMENTWISE, is_add, module_of
+from bnnfx.graph.dataflow import is_add, is_batch_norm, is_kind, module_of
+from bnnfx.graph.operators import Kind
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
@@ -111,12 +112,12 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block, None]):
         end: fx.Node | None = None
         while len(node.users) == 1:
             module = module_of(self.gm, node)
-            if isinstance(module, BATCH_NORMS) and end is None:
+            if is_batch_norm(self.gm, node) and end is None:
                 end = node
             elif isinstance(module, nn.Conv2d):
                 stages.insert(0, (node, end or node))
                 end = None
-            elif not isinstance(module, ELEMENTWISE) or end is not None:
+            elif not is_kind(self.gm, node, Kind.ELEMENTWISE) or end is not None:
                 break
             node = node.all_input_nodes[0]
         return stages, node

@@ -6,7 +6,8 @@ from torch import fx, nn
 
 from bnnfx.graph import edit
 from bnnfx.graph.context import ConvertContext
-from bnnfx.graph.dataflow import DROPOUTS, module_of, sole_user
+from bnnfx.graph.dataflow import module_of, sole_user
+from bnnfx.graph.operators import Mode, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import BinaryConv2d, BinaryLinear
@@ -53,7 +54,7 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node, None]):
             elif isinstance(layer, nn.Linear):
                 edit.replace_module(self.gm, name, BinaryLinear.from_float(layer, weight))
         reader, source = match, match.all_input_nodes[0]
-        while isinstance(module_of(self.gm, source), DROPOUTS) and sole_user(source) is reader:
+        while operator_of(self.gm, source).mode is Mode.DROPS and sole_user(source) is reader:
             reader, source = source, source.all_input_nodes[0]
         binarizer = scheme.activation(options).to(self.gm.get_parameter(f"{name}.weight").device)
         target = edit.add_module(self.gm, name, "sign", binarizer)

@@ -46,6 +46,8 @@ class CanonicalizeCalls(Pass[ConvertContext, fx.Node, Call]):
                 new = self.gm.graph.call_function(target, arguments)
         if match in self.context.shapes:
             self.context.shapes[new] = self.context.shapes[match]
+        if match in self.context.ranges:
+            self.context.ranges[new] = self.context.ranges[match]
         edit.replace(match, new)
 
     def subject(self, match: fx.Node) -> str:

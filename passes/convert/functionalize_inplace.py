@@ -1,59 +1,61 @@
 """In-place operations to their functional forms, so that a rewrite may drop or move them."""
 
-import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-import torch
 from torch import fx
 
 from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import module_of
+from bnnfx.graph.inplace import functional_twin, written
+from bnnfx.graph.operators import operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
 
-_INPLACE_FUNCTIONS = (operator.iadd, torch.relu_)  # torch.relu_ is F.relu_ too
+Twin = Callable[..., object] | str | None
+"""The function or method that gives what an in-place one writes; None for a module, which has a flag."""
 
 
-class FunctionalizeInplace(Pass[ConvertContext, fx.Node, None]):
-    """Before: `y = relu_(x)`, and later readers of `x` see what relu_ wrote. After: `y = relu(x)`, they read `y`."""
+class FunctionalizeInplace(Pass[ConvertContext, fx.Node, Twin]):
+    """Before: `y = relu_(x)`, and later readers of `x` see what relu_ wrote. After: `y = relu(x)`, they read `y`.
+
+    The tracer has made leaves of what cannot be rewritten, or refused it: see `bnnfx.graph.inplace`.
+    """
 
     requires = Stage.TRACED
     ensures = Stage.TRACED
 
     def match(self) -> Iterator[fx.Node]:
-        """Calls of modules with `inplace=True`, functions given `inplace=True`, `relu_` and its like, and `+=`."""
+        """Calls of modules and functions with `inplace=True` or `out=`, of `relu_` and its like, and `+=`."""
         # all at once: a module that is called twice loses its flag at the first call, its later calls count as well
-        yield from [node for node in self.gm.graph.nodes if self._is_inplace(node)]
+        yield from [node for node in self.gm.graph.nodes if written(self.gm, node) is not None]
 
-    def allowed(self, match: fx.Node) -> None:
+    def allowed(self, match: fx.Node) -> Twin:
         """Each of them has a functional form."""
+        return None if match.op == "call_module" else functional_twin(match)
 
-    def rewrite(self, match: fx.Node, plan: None) -> None:
-        """Redirect later readers of the input, then drop the in-place flag."""
-        source = match.all_input_nodes[0]
+    def rewrite(self, match: fx.Node, plan: Twin) -> None:
+        """Redirect later readers of the input, then drop what says in place."""
+        module = module_of(self.gm, match)
+        source = written(self.gm, match)
+        if source is None:  # a module that lost its flag at an earlier call
+            source = match.all_input_nodes[0]
         later = set(_after(match))
         source.replace_all_uses_with(match, delete_user_cb=lambda user: user in later)
-        module = module_of(self.gm, match)
         if module is not None:
             module.inplace = False  # type: ignore[assignment]  # ours: convert works on a copy
-        elif match.target is operator.iadd:
-            match.target = operator.add
-        elif match.op == "call_method":
-            match.target = str(match.target).removesuffix("_")
-        else:
-            match.kwargs = {name: value for name, value in match.kwargs.items() if name != "inplace"}
+            return
+        assert plan is not None
+        names = operator_of(self.gm, match).parameters
+        place = 1 + names.index("inplace") if "inplace" in names else len(match.args)
+        match.args = match.args[:place]
+        match.kwargs = {name: value for name, value in match.kwargs.items() if name not in ("inplace", "out")}
+        match.target = plan
+        if match.op == "call_method" and not isinstance(plan, str):
+            match.op = "call_function"
 
     def subject(self, match: fx.Node) -> str:
         """The module's or node's name."""
         return str(match.target) if match.op == "call_module" else match.name
-
-    def _is_inplace(self, node: fx.Node) -> bool:
-        module = module_of(self.gm, node)
-        if module is not None:
-            return bool(getattr(module, "inplace", False))
-        if node.op == "call_method":
-            return str(node.target) in ("relu_", "add_", "clamp_", "sigmoid_", "tanh_")
-        return node.op == "call_function" and (node.target in _INPLACE_FUNCTIONS or node.kwargs.get("inplace") is True)
 
 
 def _after(node: fx.Node) -> Iterator[fx.Node]:

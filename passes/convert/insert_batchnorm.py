@@ -6,11 +6,11 @@ from torch import fx, nn
 
 from bnnfx.graph import edit
 from bnnfx.graph.context import ConvertContext
-from bnnfx.graph.dataflow import WEIGHT_LAYERS, is_normalized, module_calls, module_of, producer
+from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_calls, module_of
 from bnnfx.graph.pass_runner import Pass
-from bnnfx.graph.ranks import ranks_of
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
+from bnnfx.graph.value_flow import follow_values, normalized, producer
 
 
 class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
@@ -25,7 +25,8 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
 
     def __init__(self, gm: fx.GraphModule, context: ConvertContext) -> None:
         super().__init__(gm, context)
-        self._ranks = ranks_of(gm, context.shapes)
+        self._values = follow_values(gm, context.shapes)
+        self._normalized = normalized(gm)
 
     def match(self) -> Iterator[fx.Node]:
         """Calls of binary layers, and of `Conv2d` or `Linear` that reach one through pooling and activations only."""
@@ -34,17 +35,13 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
         }
         for node in module_calls(self.gm, WEIGHT_LAYERS):
             needed = self.context.is_binary(node) or node in feeding
-            if (
-                needed
-                and isinstance(module_of(self.gm, node), nn.Conv2d | nn.Linear)
-                and not is_normalized(self.gm, node)
-            ):
+            if needed and isinstance(module_of(self.gm, node), nn.Conv2d | nn.Linear) and node not in self._normalized:
                 yield node
 
     def allowed(self, match: fx.Node) -> Refusal | None:
         """`BatchNorm1d` normalizes axis 1, which is a linear layer's features in `[N, C]` only."""
-        rank = self._ranks.get(match, 2)
-        if rank == 2 or not isinstance(module_of(self.gm, match), nn.Linear):
+        rank = self._values[match].axes
+        if rank in (2, None) or not isinstance(module_of(self.gm, match), nn.Linear):
             return None
         return Refusal(
             f"no batch norm is put behind it, though a binary layer reads what it gives: a BatchNorm1d would take axis "

@@ -9,19 +9,12 @@ from torch import fx
 
 from bnnfx.graph import edit
 from bnnfx.graph.context import ConvertContext
-from bnnfx.graph.dataflow import (
-    BATCH_NORMS,
-    DROPOUTS,
-    POOLS,
-    RELUS,
-    is_add,
-    module_calls,
-    module_of,
-    relus_reaching,
-)
+from bnnfx.graph.dataflow import is_add, is_batch_norm, is_kind
+from bnnfx.graph.operators import Kind, Mode, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
+from bnnfx.graph.value_flow import follow_values
 from bnnfx.schemes import get_scheme, schemes
 
 
@@ -33,18 +26,19 @@ class ReplaceRelu(Pass[ConvertContext, fx.Node, None]):
 
     def __init__(self, gm: fx.GraphModule, context: ConvertContext) -> None:
         super().__init__(gm, context)
-        self._feeding = {
-            relu
-            for node in gm.graph.nodes
-            if context.is_binary(node)
-            for relu in relus_reaching(gm, node.all_input_nodes[0])
-        }
+        values = follow_values(gm)
+        binary = [node for node in gm.graph.nodes if context.is_binary(node)]
+        self._feeding = {relu for node in binary for relu in values[node.all_input_nodes[0]].relus}
+        self._fed: set[fx.Node] = set()
+        for node in gm.graph.nodes:
+            if context.is_binary(node) or (self._passes_on(node) and self._fed & {*node.all_input_nodes}):
+                self._fed.add(node)
         self._absorbed = all(context.absorbs_relu(name) for name in context.binary)
 
     def match(self) -> Iterator[fx.Node]:
         """ReLU and ReLU6 with a binary layer on one of their sides, and no other layer between."""
-        for node in module_calls(self.gm, RELUS):
-            if node in self._feeding or self._fed(node.all_input_nodes[0]):
+        for node in list(self.gm.graph.nodes):
+            if operator_of(self.gm, node).replaced and (node in self._feeding or node.all_input_nodes[0] in self._fed):
                 yield node
 
     def allowed(self, match: fx.Node) -> Refusal | None:
@@ -79,8 +73,6 @@ class ReplaceRelu(Pass[ConvertContext, fx.Node, None]):
         """The node's name: one ReLU module is often called several times."""
         return match.name
 
-    def _fed(self, node: fx.Node) -> bool:
-        if self.context.is_binary(node):
-            return True
-        passage = isinstance(module_of(self.gm, node), (*BATCH_NORMS, *POOLS, *DROPOUTS)) or is_add(node)
-        return passage and any(self._fed(source) for source in node.all_input_nodes)
+    def _passes_on(self, node: fx.Node) -> bool:
+        drops = operator_of(self.gm, node).mode is Mode.DROPS
+        return is_batch_norm(self.gm, node) or is_kind(self.gm, node, Kind.POOL) or drops or is_add(node)

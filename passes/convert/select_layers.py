@@ -1,42 +1,24 @@
 """Decide which layers become binary; every other convolution or linear layer gets its reason."""
 
-import operator
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import fx, nn
-from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from bnnfx.errors import ConversionError
 from bnnfx.graph.context import ConvertContext
-from bnnfx.graph.dataflow import (
-    RELUS,
-    WEIGHT_LAYERS,
-    depends_on_input,
-    is_add,
-    module_calls,
-    module_of,
-    never_negative,
-)
+from bnnfx.graph.dataflow import WEIGHT_LAYERS, depends_on_input, is_add, is_kind, module_calls, module_of
+from bnnfx.graph.operators import Kind, Sign, operator_of
 from bnnfx.graph.pass_runner import Pass
-from bnnfx.graph.ranks import ranks_of
 from bnnfx.graph.record import Refusal, Remark
 from bnnfx.graph.stage import Stage
+from bnnfx.graph.value_flow import follow_values
 from bnnfx.nn import BINARY_LAYERS
 from bnnfx.schemes import get_scheme, schemes
 from bnnfx.schemes.scheme import Options
-
-_FUNCTIONS = {
-    *(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear, F.bilinear),
-    F.multi_head_attention_forward,
-}
-_PRODUCTS = {
-    *(operator.matmul, torch.matmul, torch.mm, torch.bmm, torch.addmm, torch.baddbmm, torch.einsum, torch.tensordot),
-    *("matmul", "__matmul__", "mm", "bmm", "addmm", "baddbmm"),
-}
 
 
 class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
@@ -48,13 +30,13 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
     def __init__(self, gm: fx.GraphModule, context: ConvertContext) -> None:
         super().__init__(gm, context)
         self._boundary = _Boundary(gm)
-        self._ranks = ranks_of(gm, context.shapes)
+        self._values = follow_values(gm, context.shapes)
 
     def match(self) -> Iterator[fx.Node]:
         """The first call of every layer with a weight, and calls of their functional forms."""
         seen: set[object] = set()
         for node in list(self.gm.graph.nodes):
-            if _is_functional_layer(node):
+            if self._is_functional_layer(node):
                 yield node
             if isinstance(module_of(self.gm, node), WEIGHT_LAYERS) and node.target not in seen:
                 seen.add(node.target)
@@ -72,12 +54,13 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         binarize = f"Config(layers={{{name!r}: LayerConfig(binarize=True)}})"
         if chosen is False:
             return Refusal("stays float because Config.layers says binarize=False", f"{binarize}, or drop that entry")
-        obstacle = (
-            _unsupported(layer) or self._wrong_rank(match) or self._constant_sign(match) or self._scheme_refuses(layer)
-        )
+        calls = [node for node in self.gm.graph.nodes if node.op == "call_module" and node.target == match.target]
+        judged = [_unsupported(layer), self._scheme_refuses(layer)]
+        judged += [self._wrong_rank(call) or self._constant_sign(call) for call in calls]
+        obstacle = next((refusal for refusal in judged if refusal is not None), None)
         if obstacle is not None:
             return obstacle
-        kept = self._kept_float([node for node in self.gm.graph.nodes if node.target == match.target])
+        kept = self._kept_float(calls)
         if chosen or kept is None:
             return self._options(match)
         return Refusal(f"the {kept} layer stays float", f"{binarize}, or leave {kept!r} out of Config.keep_float")
@@ -121,7 +104,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
                     + (" ".join(f"'{r.subject}' is {r.reason}" for r in self.context.leaves) or "there is none here.")
                 )
             )
-        for node in filter(_is_functional_layer, self.gm.graph.nodes):
+        for node in filter(self._is_functional_layer, self.gm.graph.nodes):
             self.context.layers[node.name] = getattr(node.target, "__name__", str(node.target))
         met = {*self.context.binary, *(remark.subject for remark in self.report.refused)}
         for name in self.context.layers:
@@ -173,35 +156,44 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
     def _constant_sign(self, match: fx.Node) -> Refusal | None:
         if self.context.scheme.activation(self._options(match)).absorbs_relu:
             return None
-        culprit = never_negative(self.gm, match.all_input_nodes[0], ignoring=RELUS)
-        if culprit is None:
+        source = match.all_input_nodes[0]
+        value = self._values[source]
+        sign, culprit = value.sign_without_relus, value.culprit_without_relus
+        least, most = self.context.ranges.get(source, (math.nan, math.nan))
+        if sign is Sign.BOTH or (sign is Sign.UNKNOWN and least < 0 <= most):
             return None
+        remedy = f"put a batch norm between '{culprit.name}' and it"
+        if sign is Sign.NEVER_NEGATIVE:
+            reason = f"its input is never negative, because of '{culprit.name}', so a sign of it would be constant"
+            return Refusal(reason, remedy)
+        if not math.isnan(least):
+            reason = f"its input, which '{culprit.name}' gives, has one sign only on the example inputs"
+            return Refusal(f"{reason}, {least:.3g} to {most:.3g}, so a sign of it would be constant", remedy)
         return Refusal(
-            f"its input is never negative, because of '{culprit.name}', so a sign of it would be constant",
-            f"put a batch norm between '{culprit.name}' and it",
+            f"'{culprit.name}' may give its input one sign only, so that a sign of it would be constant",
+            f"{remedy}; or give example_inputs, whose values show both signs",
         )
+
+    def _is_functional_layer(self, node: fx.Node) -> bool:
+        """A layer called as a function, or a product of a value with a tensor that does not depend on the input."""
+        row = operator_of(self.gm, node)
+        if node.op == "call_function" and row.kind is Kind.LAYER:
+            return True
+        return row.multiplies and len({depends_on_input(operand) for operand in node.all_input_nodes}) == 2
 
     def _wrong_rank(self, match: fx.Node) -> Refusal | None:
         layer, source = module_of(self.gm, match), match.all_input_nodes[0]
         wanted = 2 if isinstance(layer, nn.Linear) else 4
-        if self._ranks.get(source, wanted) == wanted:
+        axes_given = self._values[source].axes
+        if axes_given in (wanted, None):
             return None
         axes = "(N, C)" if isinstance(layer, nn.Linear) else "(N, C, H, W)"
         shape = self.context.shapes.get(source)
-        given = f"shape {list(shape)}" if shape is not None else f"{self._ranks[source]} axes"
+        given = f"shape {list(shape)}" if shape is not None else f"{axes_given} axes"
         return Refusal(
             f"its input has {given}; a binary {type(layer).__name__} takes {axes} only",
             f"reshape its input to {axes}, and its output back",
         )
-
-
-def _is_functional_layer(node: fx.Node) -> bool:
-    """A convolution called as a function, or a product of a value with a tensor that does not depend on the input."""
-    if node.op == "call_function" and node.target in _FUNCTIONS:
-        return True
-    if node.op not in ("call_function", "call_method") or node.target not in _PRODUCTS:
-        return False
-    return len({depends_on_input(operand) for operand in node.all_input_nodes}) == 2
 
 
 def _unsupported(layer: nn.Module) -> Refusal | None:
@@ -257,7 +249,7 @@ class _Boundary:
         self._sees_input: set[fx.Node] = set()
         self._reaches_output: set[fx.Node] = set()
         for node in gm.graph.nodes:
-            sources = [n for n in node.all_input_nodes if n not in layers and not _is_size(n)]
+            sources = [n for n in node.all_input_nodes if n not in layers and not is_kind(gm, n, Kind.SIZE)]
             if node.op == "placeholder" or any(source in self._sees_input for source in sources):
                 self._sees_input.add(node)
         for node in reversed(gm.graph.nodes):
@@ -270,13 +262,6 @@ class _Boundary:
 
     def last(self, node: fx.Node) -> bool:
         return node in self._reaches_output
-
-
-def _is_size(node: fx.Node) -> bool:
-    """Whether a node reads the shape of a tensor, which carries none of its values."""
-    return (node.op == "call_method" and node.target in ("size", "dim", "numel")) or (
-        node.op == "call_function" and node.target is getattr
-    )
 
 
 def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from torch import fx, nn
 
 from bnnfx.graph.context import LowerContext
-from bnnfx.graph.dataflow import DROPOUTS, module_calls, module_of
+from bnnfx.graph.dataflow import drops, module_calls, module_of
+from bnnfx.graph.operators import Mode, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
 
@@ -18,7 +19,9 @@ class DropInferenceIdentities(Pass[LowerContext, fx.Node, None]):
 
     def match(self) -> Iterator[fx.Node]:
         """Dropouts, identities, and adaptive pooling whose output is as large as its input (the size is static)."""
-        yield from module_calls(self.gm, (*DROPOUTS, nn.Identity))
+        for node in list(self.gm.graph.nodes):
+            if drops(self.gm, node) and (node.op == "call_module" or operator_of(self.gm, node).mode is Mode.DROPS):
+                yield node
         for node in module_calls(self.gm, (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)):
             shapes = self.context.shapes
             if not getattr(module_of(self.gm, node), "return_indices", False) and (

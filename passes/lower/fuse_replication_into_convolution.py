@@ -4,12 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from bnnfx.graph import edit
 from bnnfx.graph.chain import CONVOLUTION, is_per_channel
 from bnnfx.graph.context import LowerContext
-from bnnfx.graph.dataflow import ELEMENTWISE, calls, constant, is_replication, is_view, module_of
+from bnnfx.graph.dataflow import calls, constant, is_replication, is_view
+from bnnfx.graph.operators import Kind, call_of, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
@@ -80,9 +81,8 @@ class FuseReplicationIntoConvolution(Pass[LowerContext, Replication, None]):
 
     def _alike(self, node: fx.Node) -> bool:
         """Whether a node does the same to every channel, and to each apart."""
-        module = module_of(self.gm, node)
-        if isinstance(module, nn.MaxPool2d):
-            return not module.return_indices
-        if isinstance(module, nn.PReLU):
-            return module.num_parameters == 1
-        return isinstance(module, ELEMENTWISE) or (is_view(node) and is_per_channel(self.gm, node, self.context.shapes))
+        row, call = operator_of(self.gm, node), call_of(self.gm, node)
+        if row.kind is Kind.POOL:
+            return row.keeps_shift(call) and bool(row.monotone(call))
+        per_channel = is_per_channel(self.gm, node, self.context.shapes)
+        return per_channel and (is_view(node) or (row.kind is Kind.ELEMENTWISE and not row.per_channel(call)))

@@ -9,11 +9,12 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from bnnfx.graph import edit
-from bnnfx.graph.batch_norm import behind_affine
+from bnnfx.graph.affine import affine_of
 from bnnfx.graph.chain import PACK
 from bnnfx.graph.channels_last import TO_NCHW, TO_NHWC, permute, permutes
 from bnnfx.graph.context import LowerContext
-from bnnfx.graph.dataflow import ELEMENTWISE, calls, constant, module_of, packed_op, sole_user
+from bnnfx.graph.dataflow import calls, constant, module_of, packed_op, sole_user
+from bnnfx.graph.operators import Kind, Mode, call_of, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
@@ -124,7 +125,14 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
             return self._read_stream if shape[2:] == (1, 1) else None
         if isinstance(module, nn.Conv2d):
             return self._matrix_product if _is_pointwise(module) else None
-        if isinstance(module, ELEMENTWISE) and not (isinstance(module, nn.PReLU) and module.num_parameters > 1):
+        row = operator_of(self.gm, reader)
+        alone = reader.all_input_nodes == [source]
+        if (
+            row.kind is Kind.ELEMENTWISE
+            and row.mode is Mode.SAME
+            and alone
+            and not row.per_channel(call_of(self.gm, reader))
+        ):
             return self._move
         if calls(reader, operator.add) and all(permutes(operand, TO_NCHW) for operand in reader.args):
             return self._move
@@ -202,9 +210,10 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
         bias = None if convolution.bias is None else convolution.bias.detach()
         last = border.reader
         batch_norm = sole_user(last)
-        if batch_norm is not None and calls(batch_norm, F.batch_norm):
+        affine = affine_of(self.gm, batch_norm, 4)
+        if batch_norm is not None and affine is not None:
             ones, zeros = weight.new_ones(len(weight)), weight.new_zeros(len(weight))
-            factor, offset = behind_affine(self.gm, batch_norm, ones, zeros if bias is None else bias)
+            factor, offset = affine.behind(ones, zeros if bias is None else bias)
             weight, bias = (weight * factor[:, None]).float(), offset.float()
             last = batch_norm
         stream = border.source.args[0]

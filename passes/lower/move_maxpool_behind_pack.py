@@ -8,9 +8,9 @@ import torch
 from torch import fx, nn
 
 from bnnfx.graph import edit
-from bnnfx.graph.chain import CONVOLUTION, PACK, is_per_channel, upstream
+from bnnfx.graph.chain import CONVOLUTION, PACK, is_per_channel, monotone_directions, upstream
 from bnnfx.graph.context import LowerContext
-from bnnfx.graph.dataflow import calls, constant, is_view, module_of, monotone_directions
+from bnnfx.graph.dataflow import calls, constant, is_view, module_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
@@ -56,7 +56,7 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits, None]):
                     f"let '{node.name}' have one reader, the binary layer",
                 )
         for node in match.between:
-            if monotone_directions(self.gm, node) is None:
+            if monotone_directions(self.gm, node, self.context.shapes) is None:
                 return Refusal(
                     f"'{node.name}' between pool and sign may rise and fall, so pooling stays on floats",
                     "use an activation that only rises, such as nn.Hardtanh (a PReLU with a slope below 0 does not)",
@@ -76,7 +76,7 @@ class MoveMaxPoolBehindPack(Pass[LowerContext, PooledBits, None]):
         graph.erase_node(match.pool)
         direction = torch.tensor(1.0)
         for node in match.between:
-            step = monotone_directions(self.gm, node)
+            step = monotone_directions(self.gm, node, self.context.shapes)
             assert step is not None
             direction = direction * step
         channels = self._channels(pack)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from bnnfx.graph.dataflow import BATCH_NORMS, calls, is_add, is_replication, module_of
+from bnnfx.graph.dataflow import calls, is_add, is_batch_norm, is_replication, module_of
 from bnnfx.graph.halved_channels import (
     channels_of,
     find_halves,
@@ -57,8 +57,7 @@ class MoveShiftUpstream(Pass[None, fx.Node, fx.Node | None]):
         The plan is the operand that carries the shift; a batch norm itself needs none.
         """
         value = _source(match)
-        module = module_of(self.gm, value)
-        if isinstance(module, BATCH_NORMS):
+        if is_batch_norm(self.gm, value):
             return self._keeps_beta(value)
         if keeps_shift(self.gm, value) or is_add(value):
             if is_add(value) and channels_of(self.gm, value) is None:
@@ -78,7 +77,8 @@ class MoveShiftUpstream(Pass[None, fx.Node, fx.Node | None]):
         """Let the value itself be the halves."""
         value = _source(match)
         module = module_of(self.gm, value)
-        if isinstance(module, BATCH_NORMS):
+        if is_batch_norm(self.gm, value):
+            assert module is not None
             value.replace_input_with(value.all_input_nodes[0], replication_of(value.all_input_nodes[0]))
             widen_batch_norm(module, SHIFT)
         else:
@@ -93,7 +93,7 @@ class MoveShiftUpstream(Pass[None, fx.Node, fx.Node | None]):
 
     def _keeps_beta(self, batch_norm: fx.Node) -> Refusal | None:
         module = module_of(self.gm, batch_norm)
-        assert isinstance(module, BATCH_NORMS)
+        assert module is not None
         if module.bias is None:
             return Refusal(f"it has no beta to shift{_STAYS}", "make it with affine=True")
         if not is_called_once(self.gm, batch_norm):
@@ -103,7 +103,7 @@ class MoveShiftUpstream(Pass[None, fx.Node, fx.Node | None]):
     def _can_carry(self, value: fx.Node) -> bool:
         if find_halves(value) is not None:
             return True
-        if isinstance(module_of(self.gm, value), BATCH_NORMS):
+        if is_batch_norm(self.gm, value):
             return self._keeps_beta(value) is None
         return (keeps_shift(self.gm, value) or self._adds_alike(value)) and self._carrier(value) is not None
 

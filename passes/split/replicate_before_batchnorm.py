@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from bnnfx.graph.dataflow import BATCH_NORMS, is_replication, module_of, sole_user
+from bnnfx.graph.dataflow import is_batch_norm, is_replication, module_of, sole_user
 from bnnfx.graph.halved_channels import is_called_once, reads_bits, replication_of, widen_batch_norm
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
@@ -25,7 +25,7 @@ class ReplicateBeforeBatchNorm(Pass[None, fx.Node, None]):
     def match(self) -> Iterator[fx.Node]:
         """Replications of what a batch norm gives."""
         for node in list(self.gm.graph.nodes):
-            if is_replication(node) and isinstance(module_of(self.gm, node.all_input_nodes[0]), BATCH_NORMS):
+            if is_replication(node) and is_batch_norm(self.gm, node.all_input_nodes[0]):
                 yield node
 
     def allowed(self, match: fx.Node) -> Refusal | None:

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from bnnfx.errors import ConversionError
 from bnnfx.graph import edit
-from bnnfx.graph.dataflow import DROPOUTS, module_calls, module_of
+from bnnfx.graph.dataflow import drops, module_calls, module_of
 from bnnfx.graph.halved_channels import LAYERS, halves_of, keeps_shift
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
@@ -119,7 +119,7 @@ class SplitActivations(Pass[None, Ternary, None]):
             module = module_of(self.gm, user)
             if type(module) in LAYERS:
                 ternary.layers.append(user)
-            elif isinstance(module, DROPOUTS) or keeps_shift(self.gm, user):
+            elif drops(self.gm, user) or keeps_shift(self.gm, user):
                 self._find_readers(ternary, user)
             else:
                 ternary.others.append((value, user))

@@ -1,5 +1,7 @@
 """The pass runner: it measures what changed, collects what was said, and does not believe a pass."""
 
+import operator
+
 import pytest
 import torch
 from helpers.models import conv3x3
@@ -99,7 +101,7 @@ class UnreadBuffers(Convolutions):
         with self.gm.graph.inserting_after(node):
             read = self.gm.graph.get_attr("read")
         with self.gm.graph.inserting_after(read):
-            added = self.gm.graph.call_function(torch.mul, (node, read))
+            added = self.gm.graph.call_function(operator.mul, (node, read))
         node.replace_all_uses_with(added, delete_user_cb=lambda user: user is not added)
         return []
 

@@ -87,10 +87,11 @@ def run_pass(kind, model, scheme="xnor", config=None, inputs=None) -> Ran:
     """Run the passes of `convert` in front of `kind`, then `kind` alone."""
     chosen, config = get_scheme(scheme), config or Config()
     gm, leaves = trace(model)
-    shapes = {} if inputs is None else infer_shapes(gm, inputs)
+    ranges = {}
+    shapes = {} if inputs is None else infer_shapes(gm, inputs, ranges=ranges)
     options = chosen.resolve(config.options)
     record = Record(Stage.TRACED, chosen.name, options)
-    context = ConvertContext(chosen, config, options, shapes, leaves, weight_layers(model))
+    context = ConvertContext(chosen, config, options, shapes, ranges, leaves, weight_layers(model))
     run_passes(gm, CONVERT[: CONVERT.index(kind)], context, record)
     before = text(gm)
     run_passes(gm, (kind,), context, record)

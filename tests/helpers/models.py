@@ -265,11 +265,11 @@ class UntraceableSubmodule(Model):
     def __init__(self):
         super().__init__()
         self.stem, self.bn = conv3x3(3, 8), nn.BatchNorm2d(8)
-        self.inner = nn.Sequential(Gate(8))
+        self.inner, self.bn2 = nn.Sequential(Gate(8)), nn.BatchNorm2d(8)
         self.conv, self.last = conv3x3(8, 8), nn.Conv2d(8, 4, 1)
 
     def forward(self, x):
-        return self.last(self.conv(self.inner(self.bn(self.stem(x)))))
+        return self.last(self.conv(self.bn2(self.inner(self.bn(self.stem(x))))))
 
 
 class UntraceableForward(Model):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx, nn
 
-from bnnfx.graph.dataflow import CONVOLUTIONS, constant, module_of, packed_op
+from bnnfx.graph.dataflow import constant, module_of, packed_op
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.ops import PackedOp
 
@@ -106,7 +106,7 @@ def _sizes(module: nn.Module | None) -> str:
     kernel = getattr(module, "kernel_size", None)
     if kernel is not None:
         parts.append(_times(kernel))
-    if isinstance(module, CONVOLUTIONS):
+    if module is not None and hasattr(module, "in_channels"):
         parts.append(f"{module.in_channels}→{module.out_channels}")
     for mark, setting in (("/", "stride"), ("d", "dilation"), ("g", "groups")):
         value = getattr(module, setting, None) if kernel is not None else None

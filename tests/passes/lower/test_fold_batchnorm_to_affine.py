@@ -12,7 +12,7 @@ def test_golden_convolution():
     ran = run_lower_pass(FoldBatchNormToAffine, gm, torch.randn(2, 3, 5, 5))
     assert ran.before.splitlines()[2:] == [
         "_0 = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 3, [1, 1], [0, 0], [1, 1], 1, -1, 1)",
-        "_1 = batch_norm(_0, _1_running_mean, _1_running_var, _1_weight, _1_bias, False, 0.0, 1e-05)",
+        "_1 = frozen_batch_norm(_0, _1_running_mean, _1_running_var, _1_weight, _1_bias, 1e-05)",
         "return _1",
     ]
     assert ran.after.splitlines()[2:] == [

@@ -22,7 +22,7 @@ def test_golden():
     assert (
         golden("""
         _0 = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 3, [1, 1], [1, 1], [1, 1], 1, -1, 1)
-        _1 = batch_norm(_0, _1_running_mean, _1_running_var, _1_weight, _1_bias, False, 0.0, 1e-05)
+        _1 = frozen_batch_norm(_0, _1_running_mean, _1_running_var, _1_weight, _1_bias, 1e-05)
         _2 = Hardtanh 2(_1)
         _3_sign = pack(_2, _3_sign_threshold)
     """)

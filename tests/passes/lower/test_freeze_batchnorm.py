@@ -24,7 +24,7 @@ def test_golden():
         input_1 = input
         _0_sign = SignActivation 0_sign(input_1)
         _0 = BinaryConv2d 0(_0_sign)
-        _1 = batch_norm(_0, _1_running_mean, _1_running_var, None, None, False, 0.0, 1e-05)
+        _1 = frozen_batch_norm(_0, _1_running_mean, _1_running_var, None, None, 1e-05)
         _2 = flatten(_1, 1, -1)
         _3 = batch_norm(_2, _3_running_mean, _3_running_var, _3_weight, _3_bias, False, 0.0, 1.0)
         return _3

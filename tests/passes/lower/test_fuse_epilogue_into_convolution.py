@@ -112,7 +112,9 @@ def test_activations(activation, place, x):
         assert "clamp_float" in called(assert_fuses_exactly(gm, x, exact=False))
         return
     packed = assert_fuses_exactly(trainable(Residual(**around)), x)
-    steps = [kind if "before" in around else "", "add", kind if "after" in around else "", "float_bits"]
+    # behind a slope below 0 nothing is negative, so the layer that reads it stays float
+    outputs = "float" if activation == "LeakyReLU falling" and "after" in around else "float_bits"
+    steps = [kind if "before" in around else "", "add", kind if "after" in around else "", outputs]
     assert called(packed)[:3] == ["pack", "float_bits", "_".join(step for step in steps if step)]
     assert not any(isinstance(m, type(module) | nn.PReLU) for m in packed.modules())
 

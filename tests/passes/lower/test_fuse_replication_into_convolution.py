@@ -35,12 +35,12 @@ def test_one_convolution_with_two_copies(x):
         f"conv = binary_conv2d(conv_sign, conv_weight_bits, conv_scale, conv_bias, {window}, 1)",
         "between = MaxPool2d(conv)",
         "cat = cat([between, between], 1)",
-        "bn = batch_norm(cat, bn_running_mean, bn_running_var, bn_weight, bn_bias, False, 0.0, 1e-05)",
+        "bn = frozen_batch_norm(cat, bn_running_mean, bn_running_var, bn_weight, bn_bias, 1e-05)",
     ]
     assert ran.after.splitlines()[2:5] == [
         f"conv = binary_conv2d(conv_sign, conv_weight_bits, conv_scale_1, conv_bias_1, {window}, 2)",
         "between = MaxPool2d(conv)",
-        "bn = batch_norm(between, bn_running_mean, bn_running_var, bn_weight, bn_bias, False, 0.0, 1e-05)",
+        "bn = frozen_batch_norm(between, bn_running_mean, bn_running_var, bn_weight, bn_bias, 1e-05)",
     ]
     assert ran.report.applied == ["cat"]
     assert [tuple(ran.context.shapes[n]) for n in ran.gm.graph.nodes if n.name in ("conv", "between")] == [

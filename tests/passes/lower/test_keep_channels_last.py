@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from helpers import ternary
@@ -67,7 +69,7 @@ def test_golden_downsampling(x):
     before = golden("""
         permute_1 = permute(entry_0_stream, [0, 3, 1, 2])
         shortcut_0 = Conv2d(permute_1)
-        shortcut_1 = batch_norm(shortcut_0, shortcut_1_running_mean, shortcut_1_running_var, shortcut_1_weight, shortcut_1_bias, False, 0.0, 1e-05)
+        shortcut_1 = frozen_batch_norm(shortcut_0, shortcut_1_running_mean, shortcut_1_running_var, shortcut_1_weight, shortcut_1_bias, 1e-05)
         permute_2 = permute(shortcut_1, [0, 2, 3, 1])
     """)  # fmt: skip # noqa: E501
     assert before in ran.before
@@ -188,14 +190,14 @@ def test_which_convolutions_are_matrix_products(layer, moves, x):
 
 def test_a_wrong_matrix_is_noticed(monkeypatch, x):
     gm = trainable(Downsampling(), keep_float=FLOAT_SHORTCUT)
-    fold = keep_channels_last.behind_affine
+    fold = keep_channels_last.affine_of
 
     def wrong(*arguments):
-        factor, offset = fold(*arguments)
-        return factor, offset + 1e-3
+        affine = fold(*arguments)
+        return None if affine is None else replace(affine, bias=affine.bias + 1e-3)
 
     assert_fuses_exactly(gm, x, exact=False)
-    monkeypatch.setattr(keep_channels_last, "behind_affine", wrong)
+    monkeypatch.setattr(keep_channels_last, "affine_of", wrong)
     with pytest.raises(AssertionError):
         assert_fuses_exactly(gm, x, exact=False)
 

@@ -81,7 +81,7 @@ def test_a_wrong_mask_is_noticed(monkeypatch):
     gm.get_submodule("2").weight.data.copy_(torch.tensor([1.0, -1.0, -1.0, -0.5]))
     assert_lowers_exactly(gm, x)
     monkeypatch.setattr(
-        "bnnfx.passes.lower.move_maxpool_behind_pack.monotone_directions", lambda gm, node: torch.tensor(1.0)
+        "bnnfx.passes.lower.move_maxpool_behind_pack.monotone_directions", lambda gm, node, shapes: torch.tensor(1.0)
     )
     with pytest.raises(AssertionError):
         assert_lowers_exactly(gm, x)

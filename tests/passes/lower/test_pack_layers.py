@@ -21,11 +21,11 @@ def test_golden_map_to_linear():
         input_1 = input
         _0_sign = pack(input_1, _0_sign_threshold)
         _0 = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 3, [1, 2], [1, 0], [1, 1], 1, -1, 1)
-        _0_bn = batch_norm(_0, _0_bn_running_mean, _0_bn_running_var, _0_bn_weight, _0_bn_bias, False, 0.0, 1e-05)
+        _0_bn = frozen_batch_norm(_0, _0_bn_running_mean, _0_bn_running_var, _0_bn_weight, _0_bn_bias, 1e-05)
         _2_sign = pack(_0_bn, _2_sign_threshold)
         _2_packed = binary_conv2d(_2_sign, _2_weight_bits, _2_scale, _2_bias, 4, [1, 1], [0, 0], [1, 1], 1, -1, 1)
         _2 = flatten(_2_packed, 1)
-        _2_bn = batch_norm(_2, _2_bn_running_mean, _2_bn_running_var, _2_bn_weight, _2_bn_bias, False, 0.0, 1e-05)
+        _2_bn = frozen_batch_norm(_2, _2_bn_running_mean, _2_bn_running_var, _2_bn_weight, _2_bn_bias, 1e-05)
         return _2_bn
     """)
     assert ran.report.applied == ["0", "2"]
@@ -41,7 +41,7 @@ def test_golden_linear():
         _0_sign = pack(reshape, _0_sign_threshold)
         _0_packed = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 6, [1, 1], [0, 0], [1, 1], 1, -1, 1)
         _0 = flatten(_0_packed, 1)
-        _0_bn = batch_norm(_0, _0_bn_running_mean, _0_bn_running_var, _0_bn_weight, _0_bn_bias, False, 0.0, 1e-05)
+        _0_bn = frozen_batch_norm(_0, _0_bn_running_mean, _0_bn_running_var, _0_bn_weight, _0_bn_bias, 1e-05)
         return _0_bn
     """)
 
