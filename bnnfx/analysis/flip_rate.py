@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from bnnfx.analysis.measured_parameters import binary_layers, current_signs
 from bnnfx.analysis.text import as_text
 from bnnfx.file_writing import write_whole
-from bnnfx.nn import BinaryConv2d, BinaryLinear
+from bnnfx.nn import BinaryLayer
 from bnnfx.numerics.rotation import rotate, standardize
 from bnnfx.schemes.rbnn import RotatedSign
 
@@ -168,11 +168,11 @@ class FlipRate:
         return {"updates": self.updates, "layers": {name: asdict(row) for name, row in self.per_layer().items()}}
 
 
-def _bits(layer: BinaryConv2d | BinaryLinear) -> Tensor:
+def _bits(layer: BinaryLayer) -> Tensor:
     return current_signs(layer)[1] > 0
 
 
-def _rotation_flips(layer: BinaryConv2d | BinaryLinear) -> float | None:
+def _rotation_flips(layer: BinaryLayer) -> float | None:
     if not isinstance(layer.binarizer, RotatedSign):
         return None
     w2 = standardize(layer.weight)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from bnnfx.analysis.measured_parameters import binary_layers, current_signs
 from bnnfx.analysis.text import as_text
 from bnnfx.analysis.weight_histogram import WeightHistogram, histograms
-from bnnfx.nn import BinaryConv2d, BinaryLinear
+from bnnfx.nn import BinaryLayer
 from bnnfx.numerics.rotation import random_orthogonal, rotate, standardize
 from bnnfx.schemes.rbnn import RotatedSign
 
@@ -149,7 +149,7 @@ def quantization_error(gm: nn.Module, *, bins: int = 64, seed: int = 0) -> Quant
         return QuantizationError({name: _measure(name, layer, bins) for name, layer in layers.items()})
 
 
-def _measure(name: str, layer: BinaryConv2d | BinaryLinear, bins: int) -> LayerError:
+def _measure(name: str, layer: BinaryLayer, bins: int) -> LayerError:
     prepared, signs, scale = (x.cpu().double() for x in current_signs(layer))
     bits = signs.flatten(1)
     random = rotated = own = None

@@ -9,9 +9,9 @@ from torch import fx, nn
 from bnnfx.errors import ConversionError, first_line
 from bnnfx.graph.dataflow import WEIGHT_LAYERS
 from bnnfx.graph.record import Remark
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 
-_OURS = (ActivationBinarizer, BinaryConv2d, BinaryLinear)
+_OURS = (ActivationBinarizer, BinaryLayer)
 
 
 class _Untraceable(Exception):

@@ -16,7 +16,7 @@ from bnnfx.graph.dataflow import (
     packed_op,
     packed_result,
 )
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 
 
 class Stage(enum.Enum):
@@ -63,7 +63,7 @@ def _one_spelling(gm: fx.GraphModule, node: fx.Node) -> str | None:
 
 
 def _layer_reads_bits(gm: fx.GraphModule, node: fx.Node) -> str | None:
-    if not isinstance(module_of(gm, node), BinaryConv2d | BinaryLinear):
+    if not isinstance(module_of(gm, node), BinaryLayer):
         return None
     source = bits_source(gm, node.all_input_nodes[0])
     if isinstance(module_of(gm, source), ActivationBinarizer):
@@ -81,7 +81,7 @@ def _sign_is_not_constant(gm: fx.GraphModule, node: fx.Node) -> str | None:
 
 def _inference_only(gm: fx.GraphModule, node: fx.Node) -> str | None:
     module = module_of(gm, node)
-    if isinstance(module, (ActivationBinarizer, BinaryConv2d, BinaryLinear, *DROPOUTS)) or is_freezable(module):
+    if isinstance(module, (ActivationBinarizer, BinaryLayer, *DROPOUTS)) or is_freezable(module):
         return f"is a {type(module).__name__}, which belongs to training"
     return None
 

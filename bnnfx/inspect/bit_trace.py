@@ -19,7 +19,7 @@ from bnnfx.errors import StageError
 from bnnfx.graph.dataflow import BATCH_NORMS, CONVOLUTIONS, calls, module_of, packed_op, packed_result, rearranges
 from bnnfx.graph.record import record_of
 from bnnfx.graph.stage import Stage
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.comparison import compare
 from bnnfx.numerics.bits import unpack_bits
 from bnnfx.ops import BY_ONNX_NAME, PackedOp
@@ -98,7 +98,7 @@ def _float_steps(gm: fx.GraphModule) -> int:
         module = module_of(gm, node)
         if isinstance(module, BATCH_NORMS) or calls(node, F.batch_norm):
             steps += _BATCH_NORM_STEPS
-        elif isinstance(module, BinaryConv2d | BinaryLinear):
+        elif isinstance(module, BinaryLayer):
             steps += _BINARY_LAYER_STEPS
         elif module is not None or (node.op in ("call_function", "call_method") and not rearranges(node)):
             steps += 1

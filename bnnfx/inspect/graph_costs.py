@@ -13,7 +13,6 @@ from bnnfx.backends.onnx.packed_maps import packed_channels
 from bnnfx.errors import ConversionError, ExampleInputError
 from bnnfx.frontend.trace import trace
 from bnnfx.graph.dataflow import (
-    CONVOLUTIONS,
     DROPOUTS,
     WEIGHT_LAYERS,
     calls,
@@ -26,7 +25,7 @@ from bnnfx.graph.dataflow import (
 from bnnfx.graph.shapes import infer_shapes
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
 from bnnfx.inspect.leaf_calls import WHOLE, Call, Shape, costs_something, is_layer, watched_leaves
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.numerics.bits import row_bytes
 from bnnfx.ops import PackedOp
 
@@ -97,7 +96,7 @@ class _Accountant:
         operands = None
         if isinstance(module, WEIGHT_LAYERS):
             levels = None if node is None else _levels(self._gm, node.all_input_nodes[0])
-            operands = Operands(2 if isinstance(module, BinaryConv2d | BinaryLinear) else None, levels)
+            operands = Operands(2 if isinstance(module, BinaryLayer) else None, levels)
             costs = [operands.macs(self._per_sample(_macs(call), node)), self._layer_parameters(call, operands, node)]
         elif isinstance(module, _BatchNorm):
             costs = [_batch_norm(module.num_features if self._is_new(module) else 0)]
@@ -118,7 +117,8 @@ class _Accountant:
         biases = bias.numel() if isinstance(bias, Tensor) and self._is_new(bias) else 0
         if operands.weight is None:
             return _floats(weights + biases)
-        packed = _packed_rows(layer, self._map_behind_flatten(node)) if weights else 0
+        assert isinstance(layer, BinaryLayer)
+        packed = _packed_rows(layer, call.input_shape[1:], self._map_behind_flatten(node)) if weights else 0
         return Cost.sum((Cost(one_bit_parameters=weights, packed_bytes=packed), _floats(biases)))
 
     def _map_behind_flatten(self, node: fx.Node | None) -> Shape:
@@ -221,18 +221,15 @@ def _macs(call: Call) -> int:
     if isinstance(layer, _TRANSPOSED):
         places = prod(call.input_shape) // layer.in_channels
     else:
-        width = layer.out_channels if isinstance(layer, CONVOLUTIONS) else layer.out_features
-        places = prod(call.output_shape) // width
+        places = prod(call.output_shape) // len(layer.weight)
     return places * int(layer.weight.numel())
 
 
-def _packed_rows(layer: nn.Module, map_behind_flatten: Shape) -> int:
-    """Bytes of the packed weight of a binary layer."""
-    if isinstance(layer, BinaryConv2d):
-        return layer.out_channels * prod(layer.kernel_size) * row_bytes(layer.in_channels // layer.groups)
-    assert isinstance(layer, BinaryLinear)
-    channels, *size = map_behind_flatten or (layer.in_features,)
-    return layer.out_features * prod(size) * row_bytes(channels)
+def _packed_rows(layer: BinaryLayer, sizes: Shape, map_behind_flatten: Shape) -> int:
+    """Bytes of the packed weight of a binary layer, which reads an input of these sizes behind the batch."""
+    flattened = layer.channel_axis == -1 and len(map_behind_flatten) == 3
+    convolution = layer.convolution(map_behind_flatten if flattened else layer.as_map(sizes))  # type: ignore[arg-type]
+    return layer.width * prod(convolution.kernel) * row_bytes(convolution.channels // convolution.groups)
 
 
 def _weight_of(node: fx.Node) -> fx.Node | None:

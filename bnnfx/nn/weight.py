@@ -8,7 +8,7 @@ from bnnfx.numerics.surrogates import clipped_identity
 
 
 class WeightBinarizer(nn.Module):
-    """Base of the weight binarizers of `BinaryConv2d` and `BinaryLinear`.
+    """Base of the weight binarizers of the binary layers.
 
     The layer computes `convolution(x, signs) * scale`: the scale comes after the integers, never into them.
 
