@@ -43,9 +43,10 @@ def require_two_levels(gm: fx.GraphModule, function: str) -> None:
         module = module_of(gm, node)
         if isinstance(module, ActivationBinarizer) and len(module.levels) > 2:
             levels = ", ".join(f"{level:g}" for level in module.levels)
+            remedy = "Call bnnfx.split first, which makes two binary activations of a ternary one."
             raise StageError(
                 f"{function} takes activations of one bit; '{node.target}' has {len(module.levels)} levels ({levels}). "
-                "Call bnnfx.split first, which makes two binary activations of a ternary one."
+                + (remedy if module.split() is not None else "Use a binarizer with two.")
             )
         if isinstance(module, ActivationBinarizer) and module.levels not in ((-1, 1), (0, 1)):
             raise StageError(

@@ -7,8 +7,8 @@ from bnnfx.errors import Refusal
 from bnnfx.nn.activation import ActivationBinarizer
 
 _REMEDY = (
-    "let binarize give the upper one of levels where x >= threshold(x), else the lower one: lower compares with "
-    "threshold and does nothing else"
+    "let binarize give exactly the upper one of levels where x >= threshold(x), else the lower one, as "
+    "bnnfx.nn.sign.steps does: lower compares with threshold and does nothing else"
 )
 
 
@@ -34,8 +34,8 @@ def comparison_fault(binarizer: ActivationBinarizer, shape: torch.Size) -> Refus
         return None
     value, limit, one, other = (float(values[wrong][0]) for values in (x, threshold, given, expected))
     return Refusal(
-        f"{_name(binarizer)} gives {one:g} for {value:g}, where the comparison with its threshold, {limit:g}, gives "
-        f"{other:g}",
+        f"{_name(binarizer)} gives {one:.9g} for {value:.9g}, where the comparison with its threshold, {limit:.9g}, "
+        f"gives {other:g}",
         _REMEDY,
     )
 

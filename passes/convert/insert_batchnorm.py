@@ -46,7 +46,7 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
         """`BatchNorm1d` normalizes axis 1, which is a linear layer's features in `[N, C]` only."""
         kind = self._kind(match)
         rank = self._ranks.get(match, kind.axes)
-        if rank == kind.axes or kind.channel_axis == 1:
+        if kind.channel_axis % rank == 1:
             return None
         return Refusal(
             f"no batch norm is put behind it, though a binary layer reads what it gives: a {kind.batch_norm.__name__} "

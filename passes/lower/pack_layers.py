@@ -57,11 +57,12 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
             weight = BinaryWeight(*layer.binary_weight())
         others = weight.signs[(weight.signs != 1) & (weight.signs != -1)]
         if len(others):
-            values = ", ".join(f"{value:g}" for value in sorted(set(others.tolist()))[:3])
+            values = ", ".join(f"{value:.9g}" for value in sorted(set(others.tolist()))[:3])
             return Refusal(
                 f"its weight binarizer, {type(layer.binarizer).__name__}, gives {values} for {len(others)} of "
                 f"{weight.signs.numel()} weights, and a bit stands for -1 or 1",
-                "let its forward return -1 and 1, and a factor per filter as the scale",
+                "let its forward return exactly -1 and 1, as bnnfx.nn.sign.sign does (w + (s - w).detach() rounds), "
+                "and a factor per filter as the scale",
             )
         binarizer = bits_source(self.gm, match.all_input_nodes[0])
         fault = comparison_fault(self._binarizer(binarizer), self.context.shapes[binarizer.all_input_nodes[0]])

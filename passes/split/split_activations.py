@@ -12,7 +12,7 @@ from bnnfx.graph.halved_channels import halves_of, keeps_shift
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
-from bnnfx.nn import HeavisideActivation, TernaryActivation, layer_kind
+from bnnfx.nn import ActivationBinarizer, layer_kind
 from bnnfx.nn.halves import halves_by_group, mean_of_halves
 
 
@@ -50,8 +50,8 @@ class SplitActivations(Pass[None, Ternary, None]):
     ensures = Stage.TRAINABLE
 
     def match(self) -> Iterator[Ternary]:
-        """Every call of a ternary activation."""
-        found = [Ternary(node) for node in module_calls(self.gm, TernaryActivation)]
+        """Every call of an activation that is half the sum of two binary ones, `ActivationBinarizer.split`."""
+        found = [Ternary(node) for node in module_calls(self.gm, ActivationBinarizer) if self._half(node) is not None]
         for ternary in found:
             self._find_readers(ternary, ternary.activation)
         reading, doubled = {layer for ternary in found for layer in ternary.layers}, set[str]()
@@ -90,10 +90,9 @@ class SplitActivations(Pass[None, Ternary, None]):
             if groups > 1:
                 halves = graph.call_function(halves_by_group, (halves, groups))
         activation.args = (halves,)
-        name = str(activation.target)
-        if isinstance(self.gm.get_submodule(name), TernaryActivation):
-            training = self.gm.get_submodule(name).training
-            edit.replace_module(self.gm, name, HeavisideActivation().train(training))
+        half = self._half(activation)
+        if half is not None:  # else an earlier call was split
+            edit.replace_module(self.gm, str(activation.target), half)
         for layer in match.doubled:
             _double_inputs(self.gm.get_submodule(layer))
         means: dict[fx.Node, fx.Node] = {}
@@ -120,6 +119,12 @@ class SplitActivations(Pass[None, Ternary, None]):
                 self._find_readers(ternary, user)
             else:
                 ternary.others.append((value, user))
+
+    def _half(self, activation: fx.Node) -> nn.Module | None:
+        module = module_of(self.gm, activation)
+        assert isinstance(module, ActivationBinarizer)
+        half = module.split()
+        return None if half is None else half.train(module.training)
 
     def _groups(self, layer: fx.Node) -> int:
         groups = getattr(module_of(self.gm, layer), "groups", 1)
