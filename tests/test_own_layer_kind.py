@@ -13,7 +13,7 @@ from bnnfx import Config, LayerConfig
 from bnnfx.analysis import FlipRate, quantization_error
 from bnnfx.errors import Refusal
 from bnnfx.graph import edit
-from bnnfx.nn import BINARY_LAYERS, BinaryConv2d, BinaryLayer, SignActivation, layer_kind, register_layer
+from bnnfx.nn import BINARY_LAYERS, BinaryConv2d, BinaryLayer, BinaryLinear, SignActivation, layer_kind, register_layer
 from bnnfx.nn.binary_layer import MapConvolution, MapShape
 from bnnfx.nn.sign import sign
 from bnnfx.numerics.convolution import Geometry
@@ -146,26 +146,13 @@ def test_shortcuts_and_refusals():
     assert (said.reason, said.remedy) == ("its padding is a word", "give a number")
 
 
-class BinaryTokens(BinaryLayer, nn.Linear):
-    """A linear layer on `[N, T, C]`."""
+class BinaryTokens(BinaryLinear):
+    """A linear layer on `[N, C]` and `[N, T, C]`."""
 
-    axes = 3
-    layout = "(N, T, C)"
-    channel_axis = -1
-    width_names = ("in_features", "out_features")
-    batch_norm = nn.BatchNorm1d
-
-    def accumulate(self, x: Tensor, signs: Tensor) -> Tensor:
-        """`float[N, T, C]` to integers `float[N, T, O]`."""
-        return nn.functional.linear(x, signs)
-
-    def as_map(self, sizes: tuple[int, ...]) -> MapShape:
-        """Every token is a map of one pixel."""
-        return self.in_features, 1, 1
-
-    def convolution(self, of: MapShape) -> MapConvolution:
-        """With a kernel of one pixel."""
-        return MapConvolution(self.in_features, (1, 1))
+    @classmethod
+    def takes(cls, axes: int) -> bool:
+        """Two axes or three."""
+        return axes in (2, 3)
 
 
 class Threshold(SignActivation):

@@ -42,7 +42,7 @@ class BinaryLayer(nn.Module):
 
     Attributes:
         float_type: the float layer; `register_layer` sets it.
-        axes: how many axes its input has, with the batch.
+        axes: how many axes its input has, with the batch, where nothing tells; `takes` says which others it can have.
         layout: what they are, for messages.
         channel_axis: which of them holds the channels, 1 or -1, in the input and in the output.
         width_names: names of the attributes that say how many channels it reads and gives.
@@ -72,6 +72,11 @@ class BinaryLayer(nn.Module):
         vars(binary).update(state)
         binary.binarizer = binarizer.train(layer.training)
         return binary
+
+    @classmethod
+    def takes(cls, axes: int) -> bool:
+        """Whether its input can have so many axes."""
+        return axes == cls.axes
 
     @classmethod
     def refuses(cls, layer: nn.Module) -> Refusal | None:

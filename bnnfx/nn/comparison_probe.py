@@ -6,6 +6,9 @@ from torch import Tensor
 from bnnfx.errors import Refusal
 from bnnfx.nn.activation import ActivationBinarizer
 
+_MAP_AXES = 4
+_PIXELS = 4  # rows and columns
+_VALUES = 4096  # enough for each kind of value to occur many times
 _REMEDY = (
     "let binarize give exactly the upper one of levels where x >= threshold(x), else the lower one, as "
     "bnnfx.nn.sign.steps does: lower compares with threshold and does nothing else"
@@ -21,9 +24,10 @@ def comparison_fault(binarizer: ActivationBinarizer, shape: torch.Size) -> Refus
 
     Args:
         binarizer: in evaluation mode, `float32`.
-        shape: of what it reads; it has to take a batch of two.
+        shape: of what it reads. A batch of any size is given, and a smaller map where the threshold is the same at all
+            its pixels.
     """
-    x = _probe(binarizer, torch.Size((2, *shape[1:])))
+    x = _probe(binarizer, _probe_shape(binarizer, shape))
     threshold = binarizer.threshold(x, x.ndim).float().expand(x.shape)
     low, high = binarizer.levels
     given, expected = binarizer(x), torch.where(x >= threshold, high, low)
@@ -42,6 +46,16 @@ def comparison_fault(binarizer: ActivationBinarizer, shape: torch.Size) -> Refus
 
 def _name(binarizer: ActivationBinarizer) -> str:
     return f"its activation binarizer, {type(binarizer).__name__},"
+
+
+def _probe_shape(binarizer: ActivationBinarizer, shape: torch.Size) -> torch.Size:
+    limits = binarizer.threshold(torch.zeros(shape), len(shape)).shape
+    limits = torch.Size((*(1,) * (len(shape) - len(limits)), *limits))
+    channels, *pixels = shape[1:]
+    if len(shape) == _MAP_AXES:
+        pixels = [size if limit > 1 else min(size, _PIXELS) for size, limit in zip(pixels, limits[2:], strict=True)]
+    sample = torch.Size((channels, *pixels))
+    return torch.Size((max(2, -(-_VALUES // sample.numel())), *sample))
 
 
 def _probe(binarizer: ActivationBinarizer, shape: torch.Size) -> Tensor:

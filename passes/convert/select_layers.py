@@ -185,7 +185,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         layer, source = module_of(self.gm, match), match.all_input_nodes[0]
         kind = layer_kind(layer)
         assert kind is not None
-        if self._ranks.get(source, kind.axes) == kind.axes:
+        if kind.takes(self._ranks.get(source, kind.axes)):
             return None
         shape = self.context.shapes.get(source)
         given = f"shape {list(shape)}" if shape is not None else f"{self._ranks[source]} axes"

@@ -57,7 +57,7 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
             weight = BinaryWeight(*layer.binary_weight())
         others = weight.signs[(weight.signs != 1) & (weight.signs != -1)]
         if len(others):
-            values = ", ".join(f"{value:.9g}" for value in sorted(set(others.tolist()))[:3])
+            values = ", ".join(f"{value + 0.0:.9g}" for value in sorted(set(others.tolist()))[:3])
             return Refusal(
                 f"its weight binarizer, {type(layer.binarizer).__name__}, gives {values} for {len(others)} of "
                 f"{weight.signs.numel()} weights, and a bit stands for -1 or 1",
