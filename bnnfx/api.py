@@ -15,7 +15,8 @@ from bnnfx.graph.pass_runner import run_passes
 from bnnfx.graph.record import PassReport, Record, attach, require_stage
 from bnnfx.graph.shapes import as_tensors, infer_shapes
 from bnnfx.graph.stage import Stage, require_two_levels
-from bnnfx.nn import HeavisideActivation, TernaryActivation
+from bnnfx.nn import ActivationBinarizer
+from bnnfx.passes.split.split_activations import SplitActivations
 from bnnfx.schemes import get_scheme
 
 
@@ -89,9 +90,10 @@ def split(gm: fx.GraphModule) -> fx.GraphModule:
     Source: BinaryDuo (Kim et al. 2020, arXiv 2002.06517), decoupling; the authors' code.
     """
     record = require_stage(gm, Stage.TRAINABLE, "split").continued()
-    kinds = {type(module) for module in gm.modules()}
-    if TernaryActivation not in kinds:
-        found = "was split before" if HeavisideActivation in kinds else "has none"
+    if not _is_ternary(gm):
+        found = (
+            "was split before" if any(said.name == SplitActivations.__name__ for said in record.reports) else "has none"
+        )
         raise ConversionError(
             f"split makes two binary activations of each ternary one, and this graph {found}; "
             "bnnfx.convert(model, scheme='binaryduo') returns one with ternary activations."
@@ -108,7 +110,12 @@ def split_if_ternary(gm: fx.GraphModule) -> fx.GraphModule:
     Raises:
         ConversionError: it has one that cannot be split, with the reason.
     """
-    return split(gm) if any(isinstance(module, TernaryActivation) for module in gm.modules()) else gm
+    return split(gm) if _is_ternary(gm) else gm
+
+
+def _is_ternary(gm: fx.GraphModule) -> bool:
+    """Whether some activation is half the sum of two binary ones, which `split` makes of it."""
+    return any(isinstance(module, ActivationBinarizer) and module.split() is not None for module in gm.modules())
 
 
 def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule:
@@ -128,7 +135,8 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     Raises:
         StageError: `gm` is no trainable graph of `convert`, or has ternary activations, which `bnnfx.split` replaces.
         ExampleInputError: the example inputs do not fit.
-        ConversionError: a float layer reads an activation whose threshold is computed from the activations.
+        ConversionError: a float layer reads an activation whose threshold is computed from the activations; or a
+            scheme's weights are not -1 and 1, or its activations not what their threshold says.
 
     >>> import torch
     >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))

@@ -1,4 +1,6 @@
-"""The errors that bnnfx raises on purpose; each message says what was given, what is needed and what to do."""
+"""The errors that bnnfx raises on purpose, and refusals; each says what was given, what is needed and what to do."""
+
+from dataclasses import dataclass
 
 
 class BnnfxError(Exception):
@@ -35,6 +37,19 @@ class BenchmarkError(BnnfxError):
 
 class AnalysisError(BnnfxError):
     """A model does not allow a measurement: its loss is random, or nothing in it can be measured."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A no to one layer or place of a graph, which the compiler goes on without.
+
+    Attributes:
+        reason: what speaks against it.
+        remedy: the edit, of the model or of an argument, that would change it; empty where none is known.
+    """
+
+    reason: str
+    remedy: str = ""
 
 
 def first_line(error: BaseException) -> str:

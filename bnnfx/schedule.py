@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 
 
 class Schedule:
@@ -56,7 +56,7 @@ class Schedule:
         if not 0 <= epoch <= self.epochs:
             raise ValueError(f"epoch is in [0, {self.epochs}]; got {epoch}.")
         for module in self.gm.modules():
-            if isinstance(module, ActivationBinarizer | BinaryConv2d | BinaryLinear):
+            if isinstance(module, ActivationBinarizer | BinaryLayer):
                 module.on_epoch(epoch / self.epochs)
-            if isinstance(module, BinaryConv2d | BinaryLinear) and epoch == int(epoch):
+            if isinstance(module, BinaryLayer) and epoch == int(epoch):
                 module.between_epochs()

@@ -22,9 +22,7 @@ from torch import Tensor, nn
 from bnnfx.analysis.measured_parameters import binary_layers, current_signs
 from bnnfx.analysis.text import as_text
 from bnnfx.file_writing import write_whole
-from bnnfx.nn import BinaryConv2d, BinaryLinear
-from bnnfx.numerics.rotation import rotate, standardize
-from bnnfx.schemes.rbnn import RotatedSign
+from bnnfx.nn import BinaryLayer
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class LayerFlips:
     Attributes:
         since_start: bits that differ from those at the start.
         step: bits that changed from one update to the next, mean over the updates; 0 before the first.
-        rotation: signs that the rotation turns over; None for a scheme without one.
+        rotation: signs that the scheme's rotation turns over; None for a scheme without one.
     """
 
     since_start: float
@@ -168,12 +166,10 @@ class FlipRate:
         return {"updates": self.updates, "layers": {name: asdict(row) for name, row in self.per_layer().items()}}
 
 
-def _bits(layer: BinaryConv2d | BinaryLinear) -> Tensor:
+def _bits(layer: BinaryLayer) -> Tensor:
     return current_signs(layer)[1] > 0
 
 
-def _rotation_flips(layer: BinaryConv2d | BinaryLinear) -> float | None:
-    if not isinstance(layer.binarizer, RotatedSign):
-        return None
-    w2 = standardize(layer.weight)
-    return float(((w2 >= 0) != (rotate(w2, layer.binarizer.r1, layer.binarizer.r2) >= 0)).double().mean())
+def _rotation_flips(layer: BinaryLayer) -> float | None:
+    rotation = layer.binarizer.rotation(layer.binarizer.prepare(layer.weight))
+    return None if rotation is None else float(((rotation.before >= 0) != (rotation.after >= 0)).double().mean())

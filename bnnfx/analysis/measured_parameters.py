@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bnnfx.errors import AnalysisError
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 
 LATENT = (
     "its forward pass takes the sign of this weight, so a shift by epsilon changes nothing unless a sign flips: "
@@ -14,13 +14,13 @@ LATENT = (
 )
 
 
-def binary_layers(model: nn.Module, function: str) -> dict[str, BinaryConv2d | BinaryLinear]:
+def binary_layers(model: nn.Module, function: str) -> dict[str, BinaryLayer]:
     """The binary layers by qualified name, each once.
 
     Raises:
         ValueError: there is none.
     """
-    found = {name: m for name, m in model.named_modules() if isinstance(m, BinaryConv2d | BinaryLinear)}
+    found = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
     if not found:
         raise ValueError(
             f"{function} needs binary layers, and this {type(model).__name__} has none; bnnfx.convert makes them."
@@ -29,7 +29,7 @@ def binary_layers(model: nn.Module, function: str) -> dict[str, BinaryConv2d | B
 
 
 @torch.no_grad()
-def current_signs(layer: BinaryConv2d | BinaryLinear) -> tuple[Tensor, Tensor, Tensor]:
+def current_signs(layer: BinaryLayer) -> tuple[Tensor, Tensor, Tensor]:
     """Prepared weight, signs and scale of the next forward pass, without the projection that training would do."""
     prepared = layer.binarizer.prepare(layer.weight)
     signs, scale = layer.binarizer(prepared)
@@ -99,4 +99,4 @@ def weights_before_binarizers(
 
 
 def _latent_weights(model: nn.Module) -> set[nn.Parameter]:
-    return {m.weight for m in model.modules() if isinstance(m, BinaryConv2d | BinaryLinear)}
+    return {m.weight for m in model.modules() if isinstance(m, BinaryLayer)}

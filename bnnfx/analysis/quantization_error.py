@@ -19,9 +19,8 @@ from torch import Tensor, nn
 from bnnfx.analysis.measured_parameters import binary_layers, current_signs
 from bnnfx.analysis.text import as_text
 from bnnfx.analysis.weight_histogram import WeightHistogram, histograms
-from bnnfx.nn import BinaryConv2d, BinaryLinear
-from bnnfx.numerics.rotation import random_orthogonal, rotate, standardize
-from bnnfx.schemes.rbnn import RotatedSign
+from bnnfx.nn import BinaryLayer
+from bnnfx.nn.weight import Rotation
 
 GAUSSIAN_COSINE = math.sqrt(2 / math.pi)
 
@@ -58,12 +57,12 @@ class LayerError:
         fan_in: weights per filter.
         weight: the float weight against its own signs: as the scheme prepares it (XNOR-Net: centred and clamped; RBNN:
             standardized), before any rotation.
-        random: RBNN: the same under random rotations, the control. None for other schemes, as the next.
-        rotated: RBNN: the same under the layer's rotation, `V = R1^T X R2`.
+        random: the same under random rotations, the control. None for schemes that do not rotate, as the next.
+        rotated: the same under the layer's rotation (RBNN: `V = R1^T X R2`).
         used: what the forward pass binarizes against its bits: `weight`, in RBNN `w2 + A (V - w2)`.
         own_scale_error: squared distance of the prepared weight from bits times the layer's own scale, over the squared
-            norm. None for RBNN, whose learned scale belongs to no weight.
-        histograms: of the values: `weight`, and for RBNN `rotated` and `used`, over one range.
+            norm. None for schemes that rotate, whose scale belongs to no weight.
+        histograms: of the values: `weight`, and for schemes that rotate `rotated` and `used`, over one range.
     """
 
     name: str
@@ -149,14 +148,15 @@ def quantization_error(gm: nn.Module, *, bins: int = 64, seed: int = 0) -> Quant
         return QuantizationError({name: _measure(name, layer, bins) for name, layer in layers.items()})
 
 
-def _measure(name: str, layer: BinaryConv2d | BinaryLinear, bins: int) -> LayerError:
+def _measure(name: str, layer: BinaryLayer, bins: int) -> LayerError:
     prepared, signs, scale = (x.cpu().double() for x in current_signs(layer))
     bits = signs.flatten(1)
     random = rotated = own = None
-    if isinstance(layer.binarizer, RotatedSign):
-        values = _rotated(layer.binarizer, prepared)
-        rotated = alignment(values["rotated"], _signs(values["rotated"]))
-        random = _random_control(values["weight"], layer.binarizer)
+    rotation = layer.binarizer.rotation(prepared)
+    if rotation is not None:
+        values = {"weight": rotation.before, "rotated": rotation.after, "used": rotation.used}
+        rotated = alignment(rotation.after, _signs(rotation.after))
+        random = _random_control(rotation)
     else:
         values = {"weight": prepared.flatten(1)}
         norm = float(values["weight"].square().sum())
@@ -192,18 +192,6 @@ def _signs(filters: Tensor) -> Tensor:
     return torch.where(filters >= 0, 1.0, -1.0).to(filters.dtype)
 
 
-def _rotated(binarizer: RotatedSign, weight: Tensor) -> dict[str, Tensor]:
-    """The standardized filters, their rotated copy, and the mixture of both whose signs are the bits."""
-    w2 = standardize(weight)
-    r1, r2, beta = (x.cpu().double() for x in (binarizer.r1, binarizer.r2, binarizer.beta))
-    rotated = rotate(w2, r1, r2)
-    return {"weight": w2, "rotated": rotated, "used": w2 + beta.sin().abs()[:, None] * (rotated - w2)}
-
-
-def _random_control(filters: Tensor, binarizer: RotatedSign, draws: int = 3) -> Alignment:
-    found = []
-    for _ in range(draws):
-        r1, r2 = (random_orthogonal(len(r)).double() for r in (binarizer.r1, binarizer.r2))
-        rotated = rotate(filters, r1, r2)
-        found.append(alignment(rotated, _signs(rotated)))
+def _random_control(rotation: Rotation, draws: int = 3) -> Alignment:
+    found = [alignment(filters, _signs(filters)) for filters in (rotation.at_random() for _ in range(draws))]
     return Alignment(sum(a.cosine for a in found) / draws, sum(a.error for a in found) / draws)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from bnnfx.errors import AnalysisError
-from bnnfx.nn import BinaryConv2d, BinaryLinear
+from bnnfx.nn import BinaryLayer
 
 
 def replica(model: nn.Module) -> nn.Module:
@@ -24,7 +24,7 @@ def replica(model: nn.Module) -> nn.Module:
         if isinstance(module, _NormBase) and module.training:
             module.track_running_stats = False
             module.running_mean = module.running_var = None
-        if isinstance(module, BinaryConv2d | BinaryLinear) and module.binarizer.projects:
+        if isinstance(module, BinaryLayer) and module.binarizer.projects:
             module.training = False
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point())

@@ -13,10 +13,10 @@ from bnnfx.graph.dataflow import WEIGHT_LAYERS
 from bnnfx.graph.inplace import unsafe_writes
 from bnnfx.graph.operators import DROPS_MARK
 from bnnfx.graph.record import Remark
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.mode import CallByMode
 
-_OURS = (ActivationBinarizer, BinaryConv2d, BinaryLinear, CallByMode)
+_OURS = (ActivationBinarizer, BinaryLayer, CallByMode)
 
 
 class _Untraceable(Exception):

@@ -8,11 +8,8 @@ from torch.nn import functional as F
 
 from bnnfx.graph.dataflow import bits_source, calls, is_add, is_batch_norm, is_replication, module_of
 from bnnfx.graph.operators import Kind, call_of, operator_of
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, layer_kind
 from bnnfx.nn.halves import SHIFT, halves_by_group, mean_of_halves, shift_halves
-
-LAYERS = (nn.Conv2d, nn.Linear, BinaryConv2d, BinaryLinear)
-"""Layers that can read halves instead of a map: with `[W/2, W/2]` they compute the same."""
 
 
 def replication_of(value: fx.Node) -> fx.Node:
@@ -89,7 +86,7 @@ def is_flatten(node: fx.Node) -> bool:
 
 def reads_bits(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a value comes from a layer behind a binarizer, through batch norm, pooling and views only."""
-    while not isinstance(module_of(gm, node), LAYERS):
+    while layer_kind(module_of(gm, node)) is None:
         if not (is_batch_norm(gm, node) or keeps_shift(gm, node) or is_replication(node)):
             return False
         node = node.all_input_nodes[0]
@@ -106,10 +103,8 @@ def channels_of(gm: fx.GraphModule, node: object) -> int | None:
         return None
     if is_batch_norm(gm, node):
         return int(module.num_features)  # type: ignore[union-attr, arg-type]
-    if isinstance(module, nn.Conv2d):
-        return module.out_channels
-    if isinstance(module, nn.Linear):
-        return module.out_features
+    if layer_kind(module) is not None:
+        return len(module.weight)  # type: ignore[union-attr, arg-type]
     source = channels_of(gm, node.all_input_nodes[0])
     if operator_of(gm, node).kind in (Kind.POOL, Kind.ELEMENTWISE):
         return source

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.ops.epilogue import Activation
 
 Shape = tuple[int, ...]
@@ -864,8 +864,6 @@ ROWS: tuple[Operator, ...] = (
     _convolution(nn.ConvTranspose2d, 4, transposed=True),
     _convolution(nn.ConvTranspose3d, 5, transposed=True),
     _layer(nn.Linear, resizable=True, macs=_layer_macs),
-    _convolution(BinaryConv2d, 4),
-    _layer(BinaryLinear, resizable=True, macs=_layer_macs),
     _layer(nn.Bilinear, macs=_bilinear_macs),
     *(_layer(kind, macs=_recurrent_macs, mode=Mode.UNKNOWN) for kind in (nn.RNN, nn.LSTM, nn.GRU)),
     *(_layer(kind, macs=_recurrent_macs) for kind in (nn.RNNCell, nn.LSTMCell, nn.GRUCell)),
@@ -964,7 +962,12 @@ def operator_of_module(module: nn.Module | None) -> Operator:
         return BINARIZER
     if getattr(module, DROPS_MARK, False):
         return DROPS_IN_TRAINING
-    return _index()[2].get(type(module), OPAQUE)
+    return operator_of_type(module.float_type if isinstance(module, BinaryLayer) else type(module))
+
+
+def operator_of_type(kind: type) -> Operator:
+    """The row of a module type, exactly."""
+    return _index()[2].get(kind, OPAQUE)
 
 
 def operator_of_target(target: object) -> Operator:

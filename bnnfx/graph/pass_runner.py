@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import fx, nn
 
+from bnnfx.errors import ConversionError
 from bnnfx.graph.inplace import may_write
 from bnnfx.graph.record import PassReport, Record, Refusal, Remark
 from bnnfx.graph.stage import Stage, check_contract
@@ -63,6 +64,19 @@ class Pass(ABC, Generic[C, M, P]):
 
     def finish(self) -> None:
         """Called after the last match, for what can only be said of the whole graph."""
+
+    def stop_if_refused(self, what: str) -> None:
+        """For `finish`, where nothing may be left as it is.
+
+        Args:
+            what: what cannot be done, as the beginning of a sentence.
+
+        Raises:
+            ConversionError: something was refused; the message has every reason and remedy.
+        """
+        if self.report.refused:
+            reasons = " ".join(f"'{said.subject}': {said.reason}; {said.remedy}." for said in self.report.refused)
+            raise ConversionError(f"{what}. {reasons}")
 
     def note(self, subject: str, reason: str, remedy: str = "", layers: tuple[str, ...] = ()) -> None:
         """Record something noticed that is no refusal."""

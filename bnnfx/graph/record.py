@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
+from bnnfx.errors import Refusal as Refusal
 from bnnfx.errors import StageError
 
 if TYPE_CHECKING:
@@ -18,19 +19,6 @@ if TYPE_CHECKING:
 
 _KEY = "bnnfx"
 _ATTRIBUTE = "_bnnfx_record"
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A pass's no to one place.
-
-    Attributes:
-        reason: what speaks against it.
-        remedy: the edit, of the model or of an argument, that would change it; empty where none is known.
-    """
-
-    reason: str
-    remedy: str = ""
 
 
 @dataclass(frozen=True)

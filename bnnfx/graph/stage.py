@@ -10,7 +10,7 @@ from bnnfx.graph.canonical import alias_of
 from bnnfx.graph.dataflow import bits_source, is_freezable, module_of, packed_op, packed_result
 from bnnfx.graph.operators import Mode, Sign, operator_of
 from bnnfx.graph.value_flow import follow_values
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 
 
 class Stage(enum.Enum):
@@ -35,9 +35,10 @@ def require_two_levels(gm: fx.GraphModule, function: str) -> None:
         module = module_of(gm, node)
         if isinstance(module, ActivationBinarizer) and len(module.levels) > 2:
             levels = ", ".join(f"{level:g}" for level in module.levels)
+            remedy = "Call bnnfx.split first, which makes two binary activations of a ternary one."
             raise StageError(
                 f"{function} takes activations of one bit; '{node.target}' has {len(module.levels)} levels ({levels}). "
-                "Call bnnfx.split first, which makes two binary activations of a ternary one."
+                + (remedy if module.split() is not None else "Use a binarizer with two.")
             )
         if isinstance(module, ActivationBinarizer) and module.levels not in ((-1, 1), (0, 1)):
             raise StageError(
@@ -59,7 +60,7 @@ def _one_spelling(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
 
 def _layers_read_bits(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
     for node in gm.graph.nodes:
-        if isinstance(module_of(gm, node), BinaryConv2d | BinaryLinear):
+        if isinstance(module_of(gm, node), BinaryLayer):
             source = bits_source(gm, node.all_input_nodes[0])
             if not isinstance(module_of(gm, source), ActivationBinarizer):
                 yield node, f"is a binary layer that reads '{source.name}', which is no binarizer"
@@ -78,7 +79,7 @@ def _signs_are_not_constant(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]
 def _inference_only(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
     for node in gm.graph.nodes:
         module = module_of(gm, node)
-        trained = isinstance(module, ActivationBinarizer | BinaryConv2d | BinaryLinear) or is_freezable(gm, node)
+        trained = isinstance(module, ActivationBinarizer | BinaryLayer) or is_freezable(gm, node)
         if trained or (module is not None and operator_of(gm, node).mode is Mode.DROPS):
             yield node, f"is a {type(module).__name__}, which belongs to training"
 

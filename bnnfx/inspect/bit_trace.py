@@ -19,7 +19,7 @@ from bnnfx.graph.dataflow import calls, is_batch_norm, is_kind, module_of, packe
 from bnnfx.graph.operators import Kind, operator_of_module
 from bnnfx.graph.record import record_of
 from bnnfx.graph.stage import Stage
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.comparison import compare
 from bnnfx.nn.frozen_norm import frozen_batch_norm
 from bnnfx.numerics.bits import unpack_bits
@@ -85,7 +85,7 @@ def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...], *
     weights = [
         p.shape
         for m in model.modules()
-        if operator_of_module(m).kind is Kind.LAYER and not isinstance(m, BinaryConv2d | BinaryLinear)
+        if operator_of_module(m).kind is Kind.LAYER and not isinstance(m, BinaryLayer)
         for p in m.parameters(recurse=False)
         if p.ndim > 1
     ]
@@ -104,7 +104,7 @@ def _float_steps(gm: fx.GraphModule) -> int:
         module = module_of(gm, node)
         if is_batch_norm(gm, node) or calls(node, frozen_batch_norm):
             steps += _BATCH_NORM_STEPS
-        elif isinstance(module, BinaryConv2d | BinaryLinear):
+        elif isinstance(module, BinaryLayer):
             steps += _BINARY_LAYER_STEPS
         elif module is not None or (node.op in ("call_function", "call_method") and not is_kind(gm, node, Kind.MOVE)):
             steps += 1

@@ -21,7 +21,7 @@ from bnnfx.graph.dataflow import (
     packed_op,
     packed_result,
 )
-from bnnfx.graph.operators import Kind, operator_of, operator_of_module
+from bnnfx.graph.operators import Kind, operator_of, operator_of_type
 from bnnfx.graph.shapes import infer_shapes
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
 from bnnfx.inspect.leaf_calls import (
@@ -33,7 +33,7 @@ from bnnfx.inspect.leaf_calls import (
     is_layer,
     watched_leaves,
 )
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.frozen_norm import frozen_batch_norm
 from bnnfx.numerics.bits import row_bytes
 from bnnfx.ops import PackedOp
@@ -100,7 +100,7 @@ class _Accountant:
         operands = None
         if isinstance(module, WEIGHT_LAYERS):
             levels = None if node is None else _levels(self._gm, node.all_input_nodes[0])
-            operands = Operands(2 if isinstance(module, BinaryConv2d | BinaryLinear) else None, levels)
+            operands = Operands(2 if isinstance(module, BinaryLayer) else None, levels)
             costs = [operands.macs(self._per_sample(_macs(call), node)), self._layer_parameters(call, operands, node)]
         elif is_batch_norm_module(module):
             costs = [_batch_norm(int(module.num_features) if self._is_new(module) else 0)]  # type: ignore[arg-type]
@@ -122,7 +122,8 @@ class _Accountant:
         assert isinstance(weight, Tensor)
         weights = weight.numel() if self._is_new(layer._parameters.get("weight", layer)) else 0
         biases = bias.numel() if isinstance(bias, Tensor) and self._is_new(bias) else 0
-        packed = _packed_rows(layer, self._map_behind_flatten(node)) if weights else 0
+        assert isinstance(layer, BinaryLayer)
+        packed = _packed_rows(layer, call.input_shape[1:], self._map_behind_flatten(node)) if weights else 0
         return Cost.sum((Cost(one_bit_parameters=weights, packed_bytes=packed), _floats(biases)))
 
     def _map_behind_flatten(self, node: fx.Node | None) -> Shape:
@@ -238,22 +239,17 @@ def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:
 
 def _macs(call: Call) -> int:
     """Multiply-accumulates of a layer, for the whole batch; taps that fall on the padding count."""
-    row = operator_of_module(call.module)
-    kinds = [
-        row,
-        *(operator_of_module(kind.__new__(kind)) for kind in type(call.module).__mro__ if kind in WEIGHT_LAYERS),
-    ]
-    count = next(kind.macs for kind in kinds if kind.macs is not None)
+    kind = next(kind for kind in type(call.module).__mro__ if kind in WEIGHT_LAYERS)  # a subclass counts as its base
+    count = operator_of_type(kind).macs
+    assert count is not None
     return count(call.module, call.input_shapes, call.output_shape)
 
 
-def _packed_rows(layer: nn.Module, map_behind_flatten: Shape) -> int:
-    """Bytes of the packed weight of a binary layer."""
-    if isinstance(layer, BinaryConv2d):
-        return layer.out_channels * prod(layer.kernel_size) * row_bytes(layer.in_channels // layer.groups)
-    assert isinstance(layer, BinaryLinear)
-    channels, *size = map_behind_flatten or (layer.in_features,)
-    return layer.out_features * prod(size) * row_bytes(channels)
+def _packed_rows(layer: BinaryLayer, sizes: Shape, map_behind_flatten: Shape) -> int:
+    """Bytes of the packed weight of a binary layer, which reads an input of these sizes behind the batch."""
+    flattened = layer.channel_axis == -1 and len(map_behind_flatten) == 3
+    convolution = layer.convolution(map_behind_flatten if flattened else layer.as_map(sizes))  # type: ignore[arg-type]
+    return layer.width * prod(convolution.kernel) * row_bytes(convolution.channels // convolution.groups)
 
 
 def _floats(count: int) -> Cost:

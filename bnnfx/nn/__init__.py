@@ -1,17 +1,22 @@
 """Binary layers and activation binarizers as ordinary modules: usable with or without the compiler."""
 
 from bnnfx.nn.activation import ActivationBinarizer, HeavisideActivation, SignActivation, TernaryActivation
-from bnnfx.nn.binary_layers import BINARY_LAYERS, BinaryConv2d, BinaryLinear
+from bnnfx.nn.binary_layer import BINARY_LAYERS, BinaryLayer, layer_kind, register_layer
+from bnnfx.nn.convolution_layer import BinaryConv2d
+from bnnfx.nn.linear_layer import BinaryLinear
 from bnnfx.nn.weight import ScaledSign, WeightBinarizer
 
 __all__ = [
     "BINARY_LAYERS",
     "ActivationBinarizer",
     "BinaryConv2d",
+    "BinaryLayer",
     "BinaryLinear",
     "HeavisideActivation",
     "ScaledSign",
     "SignActivation",
     "TernaryActivation",
     "WeightBinarizer",
+    "layer_kind",
+    "register_layer",
 ]

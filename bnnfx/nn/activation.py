@@ -46,6 +46,13 @@ class ActivationBinarizer(nn.Module):
         """What separates neighbouring `levels`, ascending, each as `threshold` gives it."""
         return (self.threshold(x, rank),)
 
+    def split(self) -> "ActivationBinarizer | None":
+        """A new binarizer b of two levels such that this one gives `(b(x - 1/4) + b(x + 1/4)) / 2`, or None.
+
+        `bnnfx.split` puts it in the place of this one.
+        """
+        return None
+
     @property
     def absorbs_relu(self) -> bool:
         """Whether no level is negative: all x < 0 give the lowest level, and a ReLU in front would change nothing."""
@@ -110,6 +117,10 @@ class TernaryActivation(ActivationBinarizer):
     def thresholds(self, x: Tensor, rank: int) -> tuple[Tensor, ...]:
         """0.25 and 0.75."""
         return torch.full((1,) * rank, 0.25), torch.full((1,) * rank, 0.75)
+
+    def split(self) -> ActivationBinarizer:
+        """H(x - 0.5)."""
+        return HeavisideActivation()
 
 
 class HeavisideActivation(ActivationBinarizer):

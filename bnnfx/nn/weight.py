@@ -1,5 +1,8 @@
 """Weight binarizers: from a float weight to signs +-1 and one scale per filter."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -7,8 +10,26 @@ from bnnfx.nn.sign import sign
 from bnnfx.numerics.surrogates import clipped_identity
 
 
+@dataclass(frozen=True)
+class Rotation:
+    """What a weight binarizer that rotates filters makes of a weight; all are `[O, N]`.
+
+    Attributes:
+        before: the filters that are rotated.
+        after: the rotated ones.
+        used: those whose signs are the bits.
+        at_random: gives `before` under a random rotation of the same structure, another one each time: what any
+            rotation would do.
+    """
+
+    before: Tensor
+    after: Tensor
+    used: Tensor
+    at_random: Callable[[], Tensor]
+
+
 class WeightBinarizer(nn.Module):
-    """Base of the weight binarizers of `BinaryConv2d` and `BinaryLinear`.
+    """Base of the weight binarizers of the binary layers.
 
     The layer computes `convolution(x, signs) * scale`: the scale comes after the integers, never into them.
 
@@ -35,6 +56,10 @@ class WeightBinarizer(nn.Module):
             signs +-1 of the same shape, and the scale `float[O]`.
         """
         raise NotImplementedError
+
+    def rotation(self, weight: Tensor) -> Rotation | None:
+        """How a prepared weight `[O, ...]` is rotated, in its type and on its device; None if it is not."""
+        return None
 
     def on_epoch(self, progress: float) -> None:
         """Follow the training schedule; `progress` is epoch / epochs in [0, 1)."""

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from bnnfx.nn import ActivationBinarizer, WeightBinarizer
 from bnnfx.nn.sign import sign
+from bnnfx.nn.weight import Rotation
 from bnnfx.numerics.rotation import factor_fan_in, random_orthogonal, rotate, standardize, update_rotation
 from bnnfx.numerics.surrogates import annealing, training_aware
 from bnnfx.schemes.scheme import Options, Scheme, register_scheme
@@ -75,11 +76,24 @@ class RotatedSign(WeightBinarizer):
 
     def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Signs of the adjusted rotated weight, shaped as `weight` `[O, ...]`, and alpha `[O]`."""
-        w2 = standardize(weight)
-        rotated = rotate(w2 if self.weight_gradient == "full" else w2.detach(), self.r1, self.r2)
-        share = self.beta.sin().abs().unsqueeze(1)
-        w3 = w2 + share * (rotated - w2)
+        w3 = self._filters(weight)[2]
         return sign(w3, lambda w: training_aware(w, self.t, self.k)).view(weight.shape), self.alpha
+
+    def rotation(self, weight: Tensor) -> Rotation:
+        """The standardized filters w2, their rotated copy V, and w3, whose signs are the bits."""
+        w2, rotated, w3 = self._filters(weight)
+
+        def at_random() -> Tensor:
+            return rotate(w2, *(random_orthogonal(len(r)).to(w2) for r in (self.r1, self.r2)))
+
+        return Rotation(w2, rotated, w3, at_random)
+
+    def _filters(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        w2 = standardize(weight)
+        r1, r2, beta = (x.to(w2) for x in (self.r1, self.r2, self.beta))
+        rotated = rotate(w2 if self.weight_gradient == "full" else w2.detach(), r1, r2)
+        share = beta.sin().abs().unsqueeze(1)
+        return w2, rotated, w2 + share * (rotated - w2)
 
     def on_epoch(self, progress: float) -> None:
         """Set t and k of the surrogate."""

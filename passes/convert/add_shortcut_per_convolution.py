@@ -4,6 +4,7 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from torch import fx, nn
 
@@ -13,6 +14,8 @@ from bnnfx.graph.operators import Kind
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 @dataclass
@@ -64,7 +67,7 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block, None]):
                 )
         for convolution, _ in match.stages[1:]:
             layer = module_of(self.gm, convolution)
-            assert isinstance(layer, nn.Conv2d)
+            assert layer is not None
             if layer.in_channels != layer.out_channels:
                 return Refusal(
                     f"'{convolution.target}' changes the width from {layer.in_channels} to {layer.out_channels}, so no "
@@ -114,7 +117,7 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block, None]):
             module = module_of(self.gm, node)
             if is_batch_norm(self.gm, node) and end is None:
                 end = node
-            elif isinstance(module, nn.Conv2d):
+            elif isinstance(module, _CONVOLUTIONS):
                 stages.insert(0, (node, end or node))
                 end = None
             elif not is_kind(self.gm, node, Kind.ELEMENTWISE) or end is not None:
@@ -142,11 +145,10 @@ class AddShortcutPerConvolution(Pass[ConvertContext, Block, None]):
         return end
 
 
-def _keeps_size(layer: nn.Conv2d) -> bool:
+def _keeps_size(layer: Any) -> bool:
     if layer.padding == "same":
         return True
-    if isinstance(layer.padding, str):
-        return layer.kernel_size == (1, 1) and layer.stride == (1, 1)
-    return layer.stride == (1, 1) and all(
-        2 * p == d * (k - 1) for p, d, k in zip(layer.padding, layer.dilation, layer.kernel_size, strict=True)
+    padding = (0,) * len(layer.kernel_size) if layer.padding == "valid" else layer.padding
+    return set(layer.stride) == {1} and all(
+        2 * p == d * (k - 1) for p, d, k in zip(padding, layer.dilation, layer.kernel_size, strict=True)
     )

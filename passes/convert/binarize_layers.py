@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from torch import fx, nn
+from torch import fx
 
 from bnnfx.graph import edit
 from bnnfx.graph.context import ConvertContext
@@ -10,7 +10,7 @@ from bnnfx.graph.dataflow import module_of, sole_user
 from bnnfx.graph.operators import Mode, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
-from bnnfx.nn import BinaryConv2d, BinaryLinear
+from bnnfx.nn import BINARY_LAYERS, BinaryLayer
 
 
 class BinarizeLayers(Pass[ConvertContext, fx.Node, None]):
@@ -40,7 +40,7 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node, None]):
         scheme, options = self.context.scheme, self.context.binary[name]
         layer = module_of(self.gm, match)
         assert layer is not None
-        if not isinstance(layer, BinaryConv2d | BinaryLinear):
+        if not isinstance(layer, BinaryLayer):
             weight = scheme.weight(layer, options)
             if weight is None:
                 chosen = ", ".join(f"{key}={value!r}" for key, value in options.items())
@@ -49,10 +49,8 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node, None]):
                     "its weight stays float behind a binarized activation, as the scheme's options say",
                     f"choose options of the scheme with which it is binarized; they are {chosen} here",
                 )
-            elif isinstance(layer, nn.Conv2d):
-                edit.replace_module(self.gm, name, BinaryConv2d.from_float(layer, weight))
-            elif isinstance(layer, nn.Linear):
-                edit.replace_module(self.gm, name, BinaryLinear.from_float(layer, weight))
+            else:
+                edit.replace_module(self.gm, name, BINARY_LAYERS[type(layer)].from_float(layer, weight))
         reader, source = match, match.all_input_nodes[0]
         while operator_of(self.gm, source).mode is Mode.DROPS and sole_user(source) is reader:
             reader, source = source, source.all_input_nodes[0]

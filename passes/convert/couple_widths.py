@@ -19,6 +19,7 @@ from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.resize import resize
 from bnnfx.graph.stage import Stage
+from bnnfx.nn import layer_kind
 from bnnfx.numerics.weight_count import Affine, Integers, LayerWeights, WeightCount, common_factor, fit_widths, scaled
 
 
@@ -300,7 +301,8 @@ class Widths:
 
     def _sizes(self, layer: Layer, widths: Mapping[str, int] = MappingProxyType({})) -> tuple[int, int]:
         module = layer.module
-        present = module.in_features if isinstance(module, nn.Linear) else getattr(module, "in_channels", 0)
+        kind = layer_kind(module)
+        present = getattr(module, "in_channels" if kind is None else kind.width_names[0], 0)
         inputs = present if layer.inputs is None else self._graph.width(layer.inputs, widths)
         assert isinstance(inputs, int)
         return inputs, self._graph.width(layer.outputs, widths)

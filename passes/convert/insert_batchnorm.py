@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from torch import fx, nn
+from torch import Tensor, fx
 
 from bnnfx.graph import edit
 from bnnfx.graph.context import ConvertContext
@@ -11,6 +11,7 @@ from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 from bnnfx.graph.value_flow import follow_values, normalized, producer
+from bnnfx.nn import BINARY_LAYERS, BinaryLayer
 
 
 class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
@@ -29,37 +30,38 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
         self._normalized = normalized(gm)
 
     def match(self) -> Iterator[fx.Node]:
-        """Calls of binary layers, and of `Conv2d` or `Linear` that reach one through pooling and activations only."""
+        """Calls of binary layers, and of layers of such kinds that reach one through pooling and activations only."""
         feeding = {
             producer(self.gm, node.all_input_nodes[0]) for node in self.gm.graph.nodes if self.context.is_binary(node)
         }
         for node in module_calls(self.gm, WEIGHT_LAYERS):
             needed = self.context.is_binary(node) or node in feeding
-            if needed and isinstance(module_of(self.gm, node), nn.Conv2d | nn.Linear) and node not in self._normalized:
+            known = isinstance(module_of(self.gm, node), tuple(BINARY_LAYERS))
+            if needed and known and node not in self._normalized:
                 yield node
 
     def allowed(self, match: fx.Node) -> Refusal | None:
         """`BatchNorm1d` normalizes axis 1, which is a linear layer's features in `[N, C]` only."""
-        rank = self._values[match].axes
-        if rank in (2, None) or not isinstance(module_of(self.gm, match), nn.Linear):
+        kind = self._kind(match)
+        rank = self._values[match].axes or kind.axes
+        if kind.channel_axis % rank == 1:
             return None
         return Refusal(
-            f"no batch norm is put behind it, though a binary layer reads what it gives: a BatchNorm1d would take axis "
-            f"1 of its {rank} for the features",
+            f"no batch norm is put behind it, though a binary layer reads what it gives: a {kind.batch_norm.__name__} "
+            f"would take axis 1 of its {rank} for the features",
             "normalize its features yourself, with nn.LayerNorm, or nn.BatchNorm2d once they are the channels of a map",
         )
 
     def rewrite(self, match: fx.Node, plan: None) -> None:
-        """Insert `BatchNorm2d` or `BatchNorm1d` named after the layer, on its device and in its type."""
-        layer = module_of(self.gm, match)
-        like = layer.weight  # type: ignore[union-attr]
-        norm: nn.Module
-        if isinstance(layer, nn.Conv2d):
-            norm = nn.BatchNorm2d(layer.out_channels, device=like.device, dtype=like.dtype)
-        else:
-            assert isinstance(layer, nn.Linear)
-            norm = nn.BatchNorm1d(layer.out_features, device=like.device, dtype=like.dtype)
+        """Insert the batch norm of the layer's kind, named after the layer, on its device and in its type."""
+        weight = module_of(self.gm, match).weight  # type: ignore[union-attr]
+        assert isinstance(weight, Tensor)
+        norm = self._kind(match).batch_norm(len(weight), device=weight.device, dtype=weight.dtype)
         edit.call_module_after(self.gm, match, edit.add_module(self.gm, str(match.target), "bn", norm))
+
+    def _kind(self, node: fx.Node) -> type[BinaryLayer]:
+        module = module_of(self.gm, node)
+        return next(kind for float_type, kind in BINARY_LAYERS.items() if isinstance(module, float_type))
 
     def subject(self, match: fx.Node) -> str:
         """The layer's qualified name."""

@@ -16,7 +16,7 @@ from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal, Remark
 from bnnfx.graph.stage import Stage
 from bnnfx.graph.value_flow import follow_values
-from bnnfx.nn import BINARY_LAYERS
+from bnnfx.nn import BINARY_LAYERS, layer_kind
 from bnnfx.schemes import get_scheme, schemes
 from bnnfx.schemes.scheme import Options
 
@@ -183,16 +183,15 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
 
     def _wrong_rank(self, match: fx.Node) -> Refusal | None:
         layer, source = module_of(self.gm, match), match.all_input_nodes[0]
-        wanted = 2 if isinstance(layer, nn.Linear) else 4
-        axes_given = self._values[source].axes
-        if axes_given in (wanted, None):
+        kind, axes_given = layer_kind(layer), self._values[source].axes
+        assert kind is not None
+        if kind.takes(axes_given or kind.axes):
             return None
-        axes = "(N, C)" if isinstance(layer, nn.Linear) else "(N, C, H, W)"
         shape = self.context.shapes.get(source)
         given = f"shape {list(shape)}" if shape is not None else f"{axes_given} axes"
         return Refusal(
-            f"its input has {given}; a binary {type(layer).__name__} takes {axes} only",
-            f"reshape its input to {axes}, and its output back",
+            f"its input has {given}; a binary {type(layer).__name__} takes {kind.layout} only",
+            f"reshape its input to {kind.layout}, and its output back",
         )
 
 
@@ -209,20 +208,12 @@ def _unsupported(layer: nn.Module) -> Refusal | None:
             "it has forward hooks (weight normalization is one), which a binary layer would lose",
             "remove them before convert, and put back what should stay on the result",
         )
-    if type(layer) not in BINARY_LAYERS:
+    kind = layer_kind(layer)
+    if kind is None:
         return _of_another_type(layer)
-    if isinstance(layer, nn.Conv2d):
-        if layer.padding_mode != "zeros":
-            return Refusal(
-                f"padding_mode={layer.padding_mode!r} is not supported",
-                "padding_mode='zeros', or an nn.ReflectionPad2d or its like in front and padding=0",
-            )
-        if layer.padding == "same" and any(
-            d * (k - 1) % 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)
-        ):
-            return Refusal(
-                "padding='same' pads its two sides differently for this kernel", "use an odd kernel, or numbers"
-            )
+    obstacle = kind.refuses(layer)
+    if obstacle is not None:
+        return obstacle
     if not layer.weight.is_floating_point():  # type: ignore[operator]
         return Refusal(f"its weight is {layer.weight.dtype}", "convert the model with a weight of floats")
     return None

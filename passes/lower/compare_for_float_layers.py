@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import torch
 from torch import fx
 
-from bnnfx.errors import ConversionError
 from bnnfx.graph import edit
 from bnnfx.graph.context import LowerContext
 from bnnfx.graph.dataflow import module_calls, module_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.comparison import compare
+from bnnfx.nn.comparison_probe import comparison_fault
 
 
 class CompareForFloatLayers(Pass[LowerContext, fx.Node, list[fx.Node]]):
@@ -38,7 +38,7 @@ class CompareForFloatLayers(Pass[LowerContext, fx.Node, list[fx.Node]]):
         assert isinstance(module, ActivationBinarizer)
         readers = self._float_readers(match)
         if module.pointwise:
-            return readers
+            return comparison_fault(module, self.context.shapes[match]) or readers
         names = ", ".join(f"'{reader.name}'" for reader in readers)
         return Refusal(
             f"its threshold is computed from the activations, and {names} would compare with it in float",
@@ -65,10 +65,8 @@ class CompareForFloatLayers(Pass[LowerContext, fx.Node, list[fx.Node]]):
 
     def finish(self) -> None:
         """A packed graph has no binarizers: refuse to make one, with every reason."""
-        if self.report.refused:
-            reasons = " ".join(f"'{said.subject}': {said.reason}; {said.remedy}." for said in self.report.refused)
-            raise ConversionError(f"lower cannot compare in front of float layers. {reasons}")
+        self.stop_if_refused("lower cannot compare in front of float layers")
 
     def _float_readers(self, binarizer: fx.Node) -> list[fx.Node]:
-        layers = (BinaryConv2d, BinaryLinear)  # nothing stands between them and the binarizer any more
-        return [user for user in binarizer.users if not isinstance(module_of(self.gm, user), layers)]
+        # nothing stands between binary layers and the binarizer any more
+        return [user for user in binarizer.users if not isinstance(module_of(self.gm, user), BinaryLayer)]

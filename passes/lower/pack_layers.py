@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,8 +11,11 @@ from bnnfx.graph.chain import CONVOLUTION, PACK
 from bnnfx.graph.context import LowerContext
 from bnnfx.graph.dataflow import bits_source, calls, constant, module_calls, module_of
 from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
+from bnnfx.nn.binary_layer import MapConvolution
+from bnnfx.nn.comparison_probe import comparison_fault
 from bnnfx.nn.weight import exact_zeros
 from bnnfx.numerics.bits import pack_bits
 
@@ -34,9 +36,11 @@ class BinaryWeight:
 class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
     """Before: `layer(sign(x))`. After: `binary_conv2d(pack(x, threshold), weight bits, scale, bias)`, the same numbers.
 
-    A linear layer becomes the convolution of a 1x1 map; behind `torch.flatten` of a map, the convolution of that map
-    with a kernel of its size, so that its bits need not be reordered. Whatever made the weight bits (rotation,
-    centring, standardization) is evaluated here and gone.
+    Every layer is the convolution of a map, see `BinaryLayer.convolution`; a linear layer is that of a single pixel or,
+    behind `torch.flatten` of a map, that of the map with a kernel of its size, so that its bits need not be reordered.
+    Whatever made the weight bits (rotation, centring, standardization) is evaluated here and gone.
+
+    Allowed where weights are -1 or 1 and activations are what their threshold says.
     """
 
     requires = Stage.TRAINABLE
@@ -44,39 +48,61 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
 
     def match(self) -> Iterator[fx.Node]:
         """Calls of binary layers."""
-        yield from module_calls(self.gm, (BinaryConv2d, BinaryLinear))
+        yield from module_calls(self.gm, BinaryLayer)
 
-    def allowed(self, match: fx.Node) -> BinaryWeight:
-        """Always; the plan is the weight that evaluation uses."""
-        layer = module_of(self.gm, match)
-        assert isinstance(layer, BinaryConv2d | BinaryLinear)
+    def allowed(self, match: fx.Node) -> BinaryWeight | Refusal:
+        """Weights and activations must have the two values that a bit stands for; the plan is the weight."""
+        layer = self._layer(match)
         with torch.no_grad():
-            return BinaryWeight(*layer.binary_weight())
+            weight = BinaryWeight(*layer.binary_weight())
+        others = weight.signs[(weight.signs != 1) & (weight.signs != -1)]
+        if len(others):
+            values = ", ".join(f"{value + 0.0:.9g}" for value in sorted(set(others.tolist()))[:3])
+            return Refusal(
+                f"its weight binarizer, {type(layer.binarizer).__name__}, gives {values} for {len(others)} of "
+                f"{weight.signs.numel()} weights, and a bit stands for -1 or 1",
+                "let its forward return exactly -1 and 1, as bnnfx.nn.sign.sign does (w + (s - w).detach() rounds), "
+                "and a factor per filter as the scale",
+            )
+        binarizer = bits_source(self.gm, match.all_input_nodes[0])
+        fault = comparison_fault(self._binarizer(binarizer), self.context.shapes[binarizer.all_input_nodes[0]])
+        return weight if fault is None else fault
 
     def rewrite(self, match: fx.Node, plan: BinaryWeight) -> None:
-        """Emit the packed operators, and views to and from 4-D around a linear layer."""
-        layer = module_of(self.gm, match)
+        """Emit the packed operators, and views to and from 4-D around a layer that reads no map."""
+        layer = self._layer(match)
         binarizer = bits_source(self.gm, match.all_input_nodes[0])
         x = binarizer.all_input_nodes[0]
-        low = self._binarizer(binarizer).levels[0]
-        if isinstance(layer, BinaryConv2d):
-            bits = self._pack(binarizer, x, tuple(self.context.shapes[x][1:]))
-            self._convolution(match, layer, plan, bits, (layer.kernel_size[0], layer.kernel_size[1]), low)
-            return
-        assert isinstance(layer, BinaryLinear)
-        shape = (layer.in_features, 1, 1)
-        source = x.args[0] if calls(x, torch.flatten) and x.args[1:] in ((1,), (1, -1)) else None
-        if isinstance(source, fx.Node) and len(self.context.shapes.get(source, ())) == 4:
-            channels, rows, columns = self.context.shapes[source][1:]
-            shape = (channels, rows, columns)
+        source = self._flattened_map(x) if layer.channel_axis == -1 else None
+        if source is None:
+            shape = layer.as_map(tuple(self.context.shapes[x][1:]))
         else:
-            source = None
+            _, channels, rows, columns = self.context.shapes[source]
+            shape = (channels, rows, columns)
         bits = self._pack(binarizer, x, shape, source)
-        self._convolution(match, layer, plan, bits, shape[1:], low)
+        convolution = layer.convolution(shape)
+        size = convolution.window.output_size(*shape[1:], convolution.kernel)
+        batch = self.context.shapes[match].numel() // (layer.width * size[0] * size[1])
+        self._convolution(match, plan, bits, convolution, torch.Size((batch, layer.width, *size)))
 
     def subject(self, match: fx.Node) -> str:
         """The layer's qualified name."""
         return str(match.target)
+
+    def finish(self) -> None:
+        """A packed graph has no other layers: refuse to make one, with every reason."""
+        self.stop_if_refused("lower cannot pack every binary layer")
+
+    def _layer(self, node: fx.Node) -> BinaryLayer:
+        module = module_of(self.gm, node)
+        assert isinstance(module, BinaryLayer)
+        return module
+
+    def _flattened_map(self, x: fx.Node) -> fx.Node | None:
+        """The map `[N, C, H, W]` of which `x` is the `flatten`, if it is that of one."""
+        source = x.args[0] if calls(x, torch.flatten) and x.args[1:] in ((1,), (1, -1)) else None
+        is_map = isinstance(source, fx.Node) and len(self.context.shapes.get(source, ())) == 4
+        return source if is_map else None  # type: ignore[return-value]
 
     def _binarizer(self, node: fx.Node) -> ActivationBinarizer:
         module = module_of(self.gm, node)
@@ -95,7 +121,7 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
         value = None
         if module.pointwise:
             value = module.threshold(torch.empty(0), rank).detach().float()
-            value = value.reshape(1, *(shape if value.numel() > 1 else (1, 1, 1)))
+            value = _broadcast(value.expand(1, *self.context.shapes[x][1:]).reshape(-1, *shape))
             for user in [] if source is None else source.users:
                 if calls(user, PACK) and _reads(self.gm, user.args[1], value):
                     return user
@@ -119,17 +145,11 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
         return self.gm.graph.call_function(torch.reshape, (threshold, (-1, 1, 1, 1))) if rank != 4 else threshold
 
     def _convolution(
-        self,
-        match: fx.Node,
-        layer: BinaryConv2d | BinaryLinear,
-        plan: BinaryWeight,
-        bits: fx.Node,
-        kernel: tuple[int, ...],
-        low: float,
+        self, match: fx.Node, plan: BinaryWeight, bits: fx.Node, convolution: MapConvolution, result_shape: torch.Size
     ) -> None:
-        graph, name = self.gm.graph, str(match.target)
+        layer, graph, name = self._layer(match), self.gm.graph, str(match.target)
         shape = self.context.shapes[match]
-        rank = len(shape)
+        low = self._binarizer(bits_source(self.gm, match.all_input_nodes[0])).levels[0]
         zeros = exact_zeros(layer.weight)
         if zeros and name not in self.context.packed.values():  # once for all calls of the layer
             self.note(
@@ -138,7 +158,7 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
                 "train the layer, if most of its weights are",
             )
         with graph.inserting_before(match):
-            signs = plan.signs.reshape(plan.signs.shape[0], -1, *kernel)
+            signs = plan.signs.reshape(len(plan.signs), -1, *convolution.kernel)
             tensors = {
                 "weight_bits": torch.from_numpy(pack_bits((signs > 0).permute(0, 2, 3, 1).contiguous().numpy())),
                 "scale": plan.scale.clone(),
@@ -146,12 +166,15 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
             }
             constants = [edit.add_shared_buffer(self.gm, f"{name}_{what}", value) for what, value in tensors.items()]
             self.context.packed[str(constants[0].target)] = name
-            result = graph.call_function(CONVOLUTION, (bits, *constants, *_geometry(layer, kernel), int(low), 1))
+            window, groups = convolution.window, convolution.groups
+            pairs = (list(window.stride), list(window.padding), list(window.dilation))
+            attributes = (convolution.channels, *pairs, groups, int(low), 1)
+            result = graph.call_function(CONVOLUTION, (bits, *constants, *attributes))
             result._rename(f"{match.name}_packed")  # stays behind a linear layer; otherwise it becomes the layer's name
-            self.context.shapes[result] = shape if rank == 4 else torch.Size((shape[:-1].numel(), shape[-1], 1, 1))
-            if rank == 2:
+            self.context.shapes[result] = result_shape
+            if len(shape) == 2:
                 result = graph.call_function(torch.flatten, (result, 1))
-            elif isinstance(layer, BinaryLinear):
+            elif len(shape) != 4:
                 result = graph.call_function(torch.reshape, (result, (-1, *shape[1:])))
         self.context.shapes[result] = shape
         edit.replace(match, result)
@@ -172,12 +195,9 @@ class _Threshold(nn.Module):
         return self.binarizer.threshold(x, self.rank)
 
 
-def _geometry(layer: BinaryConv2d | BinaryLinear, kernel: tuple[int, ...]) -> tuple[Any, ...]:
-    """The attributes of the packed convolution: channels, strides, pads, dilations, groups."""
-    if isinstance(layer, BinaryLinear):
-        return layer.in_features // (kernel[0] * kernel[1]), [1, 1], [0, 0], [1, 1], 1
-    if layer.padding == "same":
-        pads = [d * (k - 1) // 2 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    else:
-        pads = [0, 0] if isinstance(layer.padding, str) else list(layer.padding)
-    return layer.in_channels, list(layer.stride), pads, list(layer.dilation), layer.groups
+def _broadcast(value: Tensor) -> Tensor:
+    """The smallest tensor of as many axes that broadcasts to `value`."""
+    for axis in range(value.ndim):
+        first = value.narrow(axis, 0, 1)
+        value = first if bool((value == first).all()) else value
+    return value.contiguous()

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx, nn
 
-from bnnfx.errors import ConversionError
 from bnnfx.graph import edit
 from bnnfx.graph.dataflow import drops, module_calls, module_of
-from bnnfx.graph.halved_channels import LAYERS, halves_of, keeps_shift
+from bnnfx.graph.halved_channels import halves_of, keeps_shift
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
-from bnnfx.nn import HeavisideActivation, TernaryActivation
+from bnnfx.nn import ActivationBinarizer, layer_kind
 from bnnfx.nn.halves import halves_by_group, mean_of_halves
 
 
@@ -51,8 +50,8 @@ class SplitActivations(Pass[None, Ternary, None]):
     ensures = Stage.TRAINABLE
 
     def match(self) -> Iterator[Ternary]:
-        """Every call of a ternary activation."""
-        found = [Ternary(node) for node in module_calls(self.gm, TernaryActivation)]
+        """Every call of an activation that is half the sum of two binary ones, `ActivationBinarizer.split`."""
+        found = [Ternary(node) for node in module_calls(self.gm, ActivationBinarizer) if self._half(node) is not None]
         for ternary in found:
             self._find_readers(ternary, ternary.activation)
         reading, doubled = {layer for ternary in found for layer in ternary.layers}, set[str]()
@@ -91,10 +90,9 @@ class SplitActivations(Pass[None, Ternary, None]):
             if groups > 1:
                 halves = graph.call_function(halves_by_group, (halves, groups))
         activation.args = (halves,)
-        name = str(activation.target)
-        if isinstance(self.gm.get_submodule(name), TernaryActivation):
-            training = self.gm.get_submodule(name).training
-            edit.replace_module(self.gm, name, HeavisideActivation().train(training))
+        half = self._half(activation)
+        if half is not None:  # else an earlier call was split
+            edit.replace_module(self.gm, str(activation.target), half)
         for layer in match.doubled:
             _double_inputs(self.gm.get_submodule(layer))
         means: dict[fx.Node, fx.Node] = {}
@@ -110,28 +108,33 @@ class SplitActivations(Pass[None, Ternary, None]):
 
     def finish(self) -> None:
         """A network of which a part stays ternary is of no use: refuse all of it, with every reason."""
-        if self.report.refused:
-            reasons = " ".join(f"'{said.subject}': {said.reason}; {said.remedy}." for said in self.report.refused)
-            raise ConversionError(f"split cannot make two binary activations of each ternary one. {reasons}")
+        self.stop_if_refused("split cannot make two binary activations of each ternary one")
 
     def _find_readers(self, ternary: Ternary, value: fx.Node) -> None:
         for user in value.users:
             module = module_of(self.gm, user)
-            if type(module) in LAYERS:
+            if layer_kind(module) is not None:
                 ternary.layers.append(user)
             elif drops(self.gm, user) or keeps_shift(self.gm, user):
                 self._find_readers(ternary, user)
             else:
                 ternary.others.append((value, user))
 
+    def _half(self, activation: fx.Node) -> nn.Module | None:
+        module = module_of(self.gm, activation)
+        assert isinstance(module, ActivationBinarizer)
+        half = module.split()
+        return None if half is None else half.train(module.training)
+
     def _groups(self, layer: fx.Node) -> int:
-        module = module_of(self.gm, layer)
-        return module.groups if isinstance(module, nn.Conv2d) else 1
+        groups = getattr(module_of(self.gm, layer), "groups", 1)
+        assert isinstance(groups, int)
+        return groups
 
     def _keeps_its_weight(self, layer: fx.Node, elsewhere: list[fx.Node]) -> Refusal | None:
         """The reason why a layer cannot have its weight halved and repeated, or None."""
         module = module_of(self.gm, layer)
-        assert isinstance(module, nn.Conv2d | nn.Linear)
+        assert module is not None
         if "weight" not in module._parameters or module._forward_pre_hooks:
             return Refusal("has its weight computed by a hook (weight normalization does that)", "remove it first")
         binarizer = getattr(module, "binarizer", None)
@@ -154,10 +157,8 @@ class SplitActivations(Pass[None, Ternary, None]):
 @torch.no_grad()
 def _double_inputs(layer: nn.Module) -> None:
     """`W` `[O, C, ...]` to `[W/2, W/2]` `[O, 2 C, ...]`, in place; of a grouped convolution likewise in each group."""
-    assert isinstance(layer, nn.Conv2d | nn.Linear)
-    half = layer.weight / 2
-    layer.weight = nn.Parameter(torch.cat([half, half], dim=1), layer.weight.requires_grad)
-    if isinstance(layer, nn.Conv2d):
-        layer.in_channels *= 2
-    else:
-        layer.in_features *= 2
+    kind, weight = layer_kind(layer), layer.weight
+    assert kind is not None and isinstance(weight, nn.Parameter)
+    layer.weight = nn.Parameter(torch.cat([weight / 2, weight / 2], dim=1), weight.requires_grad)
+    inputs = kind.width_names[0]
+    setattr(layer, inputs, 2 * getattr(layer, inputs))

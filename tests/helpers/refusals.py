@@ -12,8 +12,9 @@ from torch.nn.utils import parametrizations, parametrize
 
 import bnnfx
 from bnnfx import Config, Explanation, LayerConfig
+from bnnfx.graph import edit as edit_graph
 from bnnfx.inspect.explain import Finding
-from bnnfx.nn import ActivationBinarizer, SignActivation, TernaryActivation
+from bnnfx.nn import ActivationBinarizer, ScaledSign, SignActivation, TernaryActivation
 from bnnfx.numerics.surrogates import clipped_identity
 from bnnfx.schemes import get_scheme
 from helpers.models import (
@@ -701,6 +702,40 @@ def share(gm: fx.GraphModule) -> None:
     gm.get_submodule("b.0").weight = gm.get_parameter("a.0.weight")
 
 
+class TernaryWeight(ScaledSign):
+    """A weight binarizer of which small weights are 0."""
+
+    def forward(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        signs, scale = super().forward(weight)
+        return torch.where(weight.abs() < 0.05, 0.0, signs), scale
+
+
+def ternary_weight(gm: fx.GraphModule) -> None:
+    gm.get_submodule("b.0").binarizer = TernaryWeight()  # type: ignore[assignment]
+
+
+class Above(SignActivation):
+    """Its forward compares with 0.1, its threshold is 0."""
+
+    def __init__(self) -> None:
+        super().__init__(clipped_identity)
+
+    def binarize(self, x: Tensor) -> Tensor:
+        return super().binarize(x - 0.1)
+
+
+class Pooled(Above):
+    """Gives a smaller map."""
+
+    def binarize(self, x: Tensor) -> Tensor:
+        return SignActivation(clipped_identity)(F.avg_pool2d(x, 2))
+
+
+def activation(binarizer: ActivationBinarizer) -> Callable[[fx.GraphModule], None]:
+    """Put another binarizer in front of the second layer."""
+    return lambda gm: edit_graph.replace_module(gm, "b.0_sign", binarizer)
+
+
 class Behind(Wired):
     """With a ternary activation `t` of its own, and a grouped convolution `grouped`."""
 
@@ -760,6 +795,31 @@ STOPPING: dict[str, Case] = {
         behind(lambda m, x: (lambda y: m.grouped(y) + y)(m.t(m.a(x)))),
         {"model": behind(lambda m, x: (lambda y: m.grouped(m.t(y)) + m.u(y))(m.a(x)))},
         **float_behind("grouped"),
+    ),
+    # PackLayers
+    "weights of zero": Case(
+        "b.0",
+        "its weight binarizer, TernaryWeight, gives 0 for",
+        wired(lambda m, x: m.b(m.a(x))),
+        {"spoil": None},
+        lower=True,
+        spoil=ternary_weight,
+    ),
+    "activation that is not its threshold's": Case(
+        "b.0",
+        "its activation binarizer, Above, gives -1 for",
+        wired(lambda m, x: m.b(m.a(x))),
+        {"spoil": None},
+        lower=True,
+        spoil=activation(Above()),
+    ),
+    "activation that changes the map": Case(
+        "b.0",
+        "its activation binarizer, Pooled, gives [64, 4, 2, 2] for values [64, 4, 4, 4]",
+        wired(lambda m, x: m.b(m.a(x))),
+        {"spoil": None},
+        lower=True,
+        spoil=activation(Pooled()),
     ),
     # CompareForFloatLayers
     "float layer behind centring": Case(

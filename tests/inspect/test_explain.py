@@ -88,6 +88,7 @@ def edit(case: Case, remedy: str) -> Case:
 def sites() -> set[tuple[str, int]]:
     """File and line of everything in the compiler that makes a refusal, or a note that is none."""
     files = [path for folder in bnnfx.passes.__path__ for path in Path(folder).glob("*/*.py")]
+    files += Path(bnnfx.nn.__file__).parent.glob("*.py")  # what layers and binarizers refuse
     found = {(path.name, node.lineno) for path in files for node in made(path, "Refusal", "note")}
     return found | {("trace.py", node.lineno) for node in made(Path(trace.__file__), "Remark")}
 

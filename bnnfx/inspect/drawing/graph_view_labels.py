@@ -8,7 +8,7 @@ import torch
 from torch import fx, nn
 
 from bnnfx.graph.dataflow import constant, module_of, packed_op
-from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
+from bnnfx.nn import ActivationBinarizer, BinaryLayer, layer_kind
 from bnnfx.ops import PackedOp
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def kind_of(gm: fx.GraphModule, node: fx.Node) -> "Kind":
     module = module_of(gm, node)
     if isinstance(module, ActivationBinarizer):
         return "binarizer"
-    if isinstance(module, BinaryConv2d | BinaryLinear):
+    if isinstance(module, BinaryLayer):
         return "binary"
     return "float" if packed_op(node) is None else "packed"
 
@@ -100,8 +100,9 @@ def _described(gm: fx.GraphModule, source: fx.Node) -> str:
 
 def _sizes(module: nn.Module | None) -> str:
     """Kernel, channels, and where they are not 1: stride, dilation, groups."""
-    if isinstance(module, nn.Linear):
-        return f"{module.in_features}→{module.out_features}"
+    kind = layer_kind(module)
+    if kind is not None and kind.channel_axis == -1:
+        return "→".join(str(getattr(module, name)) for name in kind.width_names)
     parts = []
     kernel = getattr(module, "kernel_size", None)
     if kernel is not None:

@@ -16,7 +16,7 @@ from bnnfx.inspect.drawing import GraphView
 from bnnfx.inspect.drawing.graph_view import Node
 from bnnfx.inspect.explain import Explanation, explain
 from bnnfx.inspect.summary import Summary, summary
-from bnnfx.nn import BinaryConv2d, BinaryLinear
+from bnnfx.nn import BinaryLayer
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Model:
         """How well bits stand for its weights, where it has both."""
         if isinstance(self.graph, Path):
             return None
-        binary = any(isinstance(module, BinaryConv2d | BinaryLinear) for module in self.graph.modules())
+        binary = any(isinstance(module, BinaryLayer) for module in self.graph.modules())
         return quantization_error(self.graph) if binary else None
 
 
