@@ -10,7 +10,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from bnnfx.nn.halves import shift_halves
-from bnnfx.ops import PACKED_OPS, PackedOp
+from bnnfx.ops import BY_TARGET, PackedOp
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear, nn.Bilinear, nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
@@ -32,8 +32,6 @@ _REARRANGING = {
     *(torch.chunk, torch.split, operator.getitem),
 }
 
-_PACKED_OPS = {op.target: op for op in PACKED_OPS}
-
 
 def module_of(gm: fx.GraphModule, node: object) -> nn.Module | None:
     """The module that a node calls, or None if it calls none."""
@@ -50,7 +48,7 @@ def calls(node: object, function: Callable[..., Any]) -> bool:
 def packed_op(node: object) -> PackedOp | None:
     """The packed operator that a node calls, or None if it calls none."""
     if isinstance(node, fx.Node) and node.op == "call_function":
-        return _PACKED_OPS.get(node.target)  # type: ignore[arg-type]
+        return BY_TARGET.get(node.target)
     return None
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from bnnfx.graph import edit
 from bnnfx.graph.chain import CONVOLUTION, PACK, shared_by
@@ -15,15 +15,16 @@ from bnnfx.graph.dataflow import calls, constant, depends_on_input, is_add, is_v
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
-from bnnfx.ops.epilogue import NOTHING, Activation, Epilogue
-from bnnfx.ops.fused_conv2d import FUSED_CONV2D
+from bnnfx.ops.epilogue import Epilogue
+from bnnfx.ops.fused_conv2d import FUSED_CONV2D, NOTHING
+from bnnfx.ops.steps import Step, step_of, with_shifts
 
 
 @dataclass
 class _Absorbed:
-    """An activation: its constants, and the node behind which the stream goes on."""
+    """A step of the epilogue: its constants, and the node behind which the stream goes on."""
 
-    kind: Activation
+    step: Step
     constants: list[torch.Tensor]
     last: fx.Node
 
@@ -73,9 +74,9 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
         readers = [user for user in match.stream.users if user not in match.packs]
         wanted = {"float": bool(readers), "bits": bool(match.packs)}
         epilogue = Epilogue(
-            match.before.kind if match.before else Activation.NONE,
+            match.before.step.name if match.before else "",
             match.residual is not None,
-            match.after.kind if match.after else Activation.NONE,
+            match.after.step.name if match.after else "",
             tuple(output for output, is_wanted in wanted.items() if is_wanted),
             copies,
         )
@@ -116,8 +117,7 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
     def _buffers(self, convolution: fx.Node, activation: _Absorbed | None) -> list[fx.Node]:
         if activation is None:
             return []
-        names = activation.kind.constants
-        pairs = zip(names, activation.constants, strict=True)
+        pairs = zip(activation.step.constants, activation.constants, strict=True)
         return [edit.add_buffer(self.gm, f"{convolution.name}_{name}", value) for name, value in pairs]
 
     def _follow(self, convolution: fx.Node) -> Fusion:
@@ -199,24 +199,25 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
         return value.ndim <= 4 and (value.numel() == 1 or sizes == [1, shape[1], 1, 1])
 
     def _activation(self, stream: fx.Node) -> _Absorbed | None:
-        """The activation that alone reads a stream: a clamp, or a PReLU with the shifts around it."""
-        user = sole_user(stream)
-        clamp = _clamp_of(module_of(self.gm, user))
-        if user is not None and clamp is not None:
-            return _Absorbed(Activation.CLAMP, [torch.tensor([bound]) for bound in clamp], user)
+        """The step that alone reads a stream: a module that is one, perhaps with the shifts around it."""
         last, shift_before = self._shift(stream)
-        slope = self._slope(last)
-        if slope is None:
+        user = sole_user(last)
+        found = step_of(module_of(self.gm, user))
+        if user is None or found is None:
             return None
-        last = next(iter(last.users))
-        last, shift_after = self._shift(last)
+        step, values = found
+        constants = [torch.as_tensor(value, dtype=torch.float32).detach().reshape(-1).clone() for value in values]
+        shifted = with_shifts(step)
+        if shifted is None:
+            return _Absorbed(step, constants, user) if shift_before is None else None
+        last, shift_after = self._shift(user)
         if shift_before is None and shift_after is None:
-            return _Absorbed(Activation.PRELU, [slope], last)
-        shifts = [
+            return _Absorbed(step, constants, last)
+        before, after = (
             NOTHING.clone() if shift is None or torch.equal(shift, NOTHING) else shift
             for shift in (shift_before, shift_after)
-        ]
-        return _Absorbed(Activation.SHIFTED_PRELU, [shifts[0], slope, shifts[1]], last)
+        )
+        return _Absorbed(shifted, [before, *constants, after], last)
 
     def _shift(self, stream: fx.Node) -> tuple[fx.Node, torch.Tensor | None]:
         """The sum with a constant per channel that alone reads a stream, if there is one."""
@@ -230,23 +231,7 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
         self.context.shapes.setdefault(user, self.context.shapes.get(stream, torch.Size()))
         return (user, value.flatten()) if self._is_per_channel(value, stream) else (stream, None)
 
-    def _slope(self, stream: fx.Node) -> torch.Tensor | None:
-        module = module_of(self.gm, sole_user(stream))
-        if isinstance(module, nn.LeakyReLU):
-            return torch.tensor([module.negative_slope])
-        return module.weight.detach().clone() if isinstance(module, nn.PReLU) else None
-
 
 def _only_moves_values(node: fx.Node) -> bool:
     """A view, or the permutation of a residual that another convolution adds."""
     return is_view(node) or permutes(node, TO_NHWC)
-
-
-def _clamp_of(module: nn.Module | None) -> tuple[float, float] | None:
-    if isinstance(module, nn.ReLU):
-        return 0.0, float("inf")
-    if isinstance(module, nn.ReLU6):
-        return 0.0, 6.0
-    if isinstance(module, nn.Hardtanh):
-        return module.min_val + 0.0, module.max_val + 0.0  # -0.0 becomes 0.0: see the body of the operator
-    return None
