@@ -40,7 +40,7 @@ class Signature:
         inputs: the tensors, which come first; in torch and in ONNX.
         outputs: what it gives, in order: "float" for a float map, "bits" for packed bits.
         attributes: what follows the tensors, "int" or "ints" each. In torch, `pads` are one number per axis.
-        kernel: the folder of `bnnfx/csrc/kernels` and the class that computes it; None where nodes run as their bodies.
+        kernel: the class in `bnnfx/csrc/kernels` that computes it; None where nodes run as their bodies.
         variant: what tells apart the operators of one kernel: integers that it is made with.
         in_place: the input, if any, in whose memory the first output may be written.
         exported: whether ONNX files hold it; if not, it occurs inside `lower` only.
@@ -79,8 +79,8 @@ _WEIGHT = Input("weight", "uint8")
 _WINDOW = {"strides": "ints", "pads": "ints", "dilations": "ints"}
 _CONVOLUTION = {"channels": "int", **_WINDOW, "groups": "int", "low": "int"}
 
-PACK = Signature("pack", (_FLOATS, _THRESHOLD), ("bits",), kernel="pack/Pack")
-PACK_NHWC = Signature("pack_nhwc", (_FLOATS, _THRESHOLD), ("bits",), kernel="pack/PackNhwc", channels_last=True)
+PACK = Signature("pack", (_FLOATS, _THRESHOLD), ("bits",), kernel="Pack")
+PACK_NHWC = Signature("pack_nhwc", (_FLOATS, _THRESHOLD), ("bits",), kernel="PackNhwc", channels_last=True)
 BINARY_CONV2D = Signature(
     "binary_conv2d",
     (_BITS, _WEIGHT, Input("scale", "float32"), Input("bias", "float32")),
@@ -93,15 +93,13 @@ MAX_POOL2D = Signature(
     (_BITS, Input("and_mask", "uint8")),
     ("bits",),
     {"kernel_shape": "ints", **_WINDOW, "ceil_mode": "int"},
-    kernel="pool/MaxPool2d",
+    kernel="MaxPool2d",
 )
 
 
 def _threshold(name: str, copies: int) -> Signature:
     inputs = (_BITS, _WEIGHT, Input("threshold", "int32"), Input("flip", "uint8"))
-    return Signature(
-        name, inputs, ("bits",), _CONVOLUTION, kernel="conv/BinaryConv2dThreshold", variant={"copies": copies}
-    )
+    return Signature(name, inputs, ("bits",), _CONVOLUTION, kernel="BinaryConv2dThreshold", variant={"copies": copies})
 
 
 BINARY_CONV2D_THRESHOLD = {
@@ -120,7 +118,7 @@ def fused_conv2d(epilogue: Epilogue) -> Signature:
         (_BITS, _WEIGHT, *tensors),
         epilogue.outputs,
         _CONVOLUTION,
-        kernel="conv/BinaryConv2d",
+        kernel="BinaryConv2d",
         variant={
             "copies": epilogue.copies,
             "before": numbers[epilogue.before],

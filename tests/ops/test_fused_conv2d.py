@@ -1,4 +1,4 @@
-"""The 120 fused convolutions: against plain torch on numbers, step by step, and given wrong arguments."""
+"""The fused convolutions: against plain torch on numbers, step by step, and given wrong arguments."""
 
 import contextlib
 from dataclasses import dataclass, field, replace
@@ -135,9 +135,9 @@ def assert_gives(epilogue: Epilogue, call: Call) -> None:
 # --- the grammar ---
 
 
-def test_there_are_120_and_their_names_tell_the_steps() -> None:
+def test_names_tell_the_steps() -> None:
     names = {epilogue.name: epilogue for epilogue in FUSED_CONV2D}
-    assert len(names) == len(FUSED_CONV2D) == 120
+    assert len(names) == len(FUSED_CONV2D)
     expected = {
         "_".join(part for part in ("binary_conv2d", copies, before, *then, outputs) if part)
         for copies in ("", "twice")

@@ -14,7 +14,7 @@ from bnnfx.numerics.bits import row_bytes
 from bnnfx.ops import BY_TARGET
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D
 
-# the fused convolutions, of which there are 120, have a file of their own: test_fused_conv2d.py
+# the fused convolutions, of which there are many, have a file of their own: test_fused_conv2d.py
 FUSED = "binary_conv2d_add_float_bits"
 
 OPS = torch.ops.bnnfx
