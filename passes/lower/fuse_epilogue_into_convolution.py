@@ -17,7 +17,7 @@ from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 from bnnfx.ops.epilogue import Epilogue
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D, NOTHING
-from bnnfx.ops.steps import Step, step_of, with_shifts
+from bnnfx.ops.steps import STEPS, Step, step_of, with_shifts
 
 
 @dataclass
@@ -158,7 +158,8 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, Fusion]):
         if user is not None and not calls(user, PACK) and user.op != "output" and not _only_moves_values(user):
             what = str(user.target) if user.op == "call_module" else user.name
             reason = f"'{what}' behind it is no step of an epilogue, so it stays a node"
-            remedy = "use only what is: an activation (clamp or PReLU), one sum, another activation, a comparison"
+            kinds = ", ".join(kind for step in STEPS.values() for kind in step.made_from)
+            remedy = f"use only what is: an activation ({kinds}), one sum, another activation, a comparison"
             self._leave(fusion.convolution, Refusal(reason, remedy))
 
     def _leave(self, convolution: fx.Node, refusal: Refusal) -> None:
