@@ -57,6 +57,15 @@ def _shifted_prelu(xp: Any, x: Any, shift_before: Any, slope: Any, shift_after: 
     return _prelu(xp, x + shift_before, slope) + shift_after
 
 
+def _hardswish(xp: Any, x: Any) -> Any:
+    """`x * clamp(x + 3, 0, 6) / 6`, from left to right, as torch's CPU kernels compute it, with vectors and without.
+
+    The other orders, `x * (clamp(x + 3, 0, 6) / 6)` and `x * clamp(x + 3, 0, 6) * (1 / 6)`, differ from torch in the
+    last place of every fourth number or so.
+    """
+    return x * _clamp(xp, x + 3.0, 0.0, 6.0) / 6.0
+
+
 STEPS: dict[str, Step] = {
     step.name: step
     for step in (
@@ -80,6 +89,7 @@ STEPS: dict[str, Step] = {
             },
         ),
         Step("shifted_prelu", ("shift_before", "slope", "shift_after"), _shifted_prelu, shifts="prelu"),
+        Step("hardswish", (), _hardswish, made_from={"Hardswish": lambda module: ()}),
     )
 }
 """The steps by name, in the order in which kernels number them."""

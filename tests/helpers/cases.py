@@ -41,6 +41,7 @@ REPRESENTATIVES = (
     "BinaryConv2dPreluAddBits",
     "BinaryConv2dShiftedPreluAddClampFloatBits",
     "BinaryConv2dAddShiftedPreluFloatBits",
+    "BinaryConv2dHardswishAddFloatBits",
     "BinaryConv2dTwiceFloat",
     "BinaryConv2dTwicePreluAddClampFloatBits",
 )

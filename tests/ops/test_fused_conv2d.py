@@ -22,6 +22,7 @@ ACTIVATIONS = {
     "clamp": ("low", "high"),
     "prelu": ("slope",),
     "shifted_prelu": ("shift_before", "slope", "shift_after"),
+    "hardswish": (),
 }
 
 
@@ -105,6 +106,8 @@ def plain(call: Call, epilogue: Epilogue) -> Tensor:
             y = y + constants["shift_before" + suffix]
             y = torch.where(y > 0, y, y * constants["slope" + suffix])
             y = y + constants["shift_after" + suffix]
+        elif kind == "hardswish":
+            y = F.hardswish(y)
         return y
 
     y = torch.cat([integers.float()] * epilogue.copies, 1) * constants["scale"]

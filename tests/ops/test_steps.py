@@ -160,6 +160,20 @@ def test_step_of_a_module_equals_it() -> None:
         assert_bits(step(found[0].name, x, *constants) + np.float32(0), wanted + np.float32(0))
 
 
+def test_hardswish_is_that_of_torch_to_the_last_bit() -> None:
+    """In vectors and in what is left of them; another order of the product and the division would differ here."""
+    rng = np.random.default_rng(1)
+    x = np.concatenate([floats(0, -0.0, NAN, INF, -INF, 3, -3, -4, 1e38, 3e38, 1e-45), rng.normal(0, 4, 10_003)])
+    x = x.astype(np.float32)
+    with np.errstate(all="ignore"):
+        given = step("hardswish", x)
+        other = x * (np.clip(x + np.float32(3), 0, 6) / np.float32(6))
+    assert (given != other)[~np.isnan(given)].sum() > 1000
+    for size in (len(x), 3, 1):
+        wanted = [nn.Hardswish()(torch.from_numpy(x[at : at + size])).numpy() for at in range(0, len(x), size)]
+        assert_bits(given, np.concatenate(wanted))
+
+
 def test_slope_of_a_prelu_is_its_weight() -> None:
     module = nn.PReLU(3)
     found = step_of(module)
