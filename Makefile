@@ -3,8 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-LIBRARY_SOURCES := $(shell find bnnfx/csrc -type f)
-NATIVE_BUILD := $(BIN)/cmake -S tests/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja --log-level=WARNING
+# The kernel library is made from its folder and from the tables of operators and steps.
+LIBRARY_SOURCES := $(shell find bnnfx/csrc -type f) $(addprefix bnnfx/ops/,epilogue.py recorder.py signatures.py steps.py)
+NATIVE_BUILD := $(BIN)/cmake -S tests/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+  -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python --log-level=WARNING
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
 .PHONY: test test-arm test-asan demo data browser clean

@@ -9,15 +9,13 @@ import torch
 from torch import fx, nn
 
 from bnnfx.graph.operators import Kind, Mode, call_of, modules_of, operator_of
-from bnnfx.ops import PACKED_OPS, PackedOp
+from bnnfx.ops import BY_TARGET, PackedOp
 
 WEIGHT_LAYERS = modules_of(Kind.LAYER)
 """Modules whose weight could be binarized in principle; the ones we binarize are `bnnfx.nn.BINARY_LAYERS`.
 
 Ask for them with `isinstance`: a subclass may compute something else, and has a weight all the same.
 """
-
-_PACKED_OPS = {op.target: op for op in PACKED_OPS}
 
 
 def module_of(gm: fx.GraphModule, node: object) -> nn.Module | None:
@@ -35,7 +33,7 @@ def calls(node: object, function: Callable[..., Any]) -> bool:
 def packed_op(node: object) -> PackedOp | None:
     """The packed operator that a node calls, or None if it calls none."""
     if isinstance(node, fx.Node) and node.op == "call_function":
-        return _PACKED_OPS.get(node.target)  # type: ignore[arg-type]
+        return BY_TARGET.get(node.target)
     return None
 
 

@@ -7,6 +7,8 @@ it mixes values, may change shape and sign, follows `train()` and `eval()` in an
 Module types match exactly: a subclass of `nn.ReLU` is another operator, as it may compute something else. An in-place
 spelling (`relu_`, `inplace=True`) is made functional by the tracer and needs no row.
 
+Which of them a fused convolution can take over says the table of steps, `bnnfx.ops.steps`, by their module types.
+
 A new operator is one row of `ROWS`. The rows of binary layers and activation binarizers are those of `bnnfx.nn`.
 """
 
@@ -23,7 +25,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
-from bnnfx.ops.epilogue import Activation
 
 Shape = tuple[int, ...]
 
@@ -119,7 +120,6 @@ class Operator:
             names.
         sign: the sign of the result.
         monotone: how a value moves with its input: 1 up, -1 down, per channel or for all; None if it may do both.
-        step: which step of an epilogue it is, and the constants of that step; None if it is none.
         batch_norm: whether it normalizes each channel over the batch and keeps running statistics, with which it is
             `x * scale + bias` per channel in evaluation.
         canonical: what a call in another spelling is rewritten to; None if it stays.
@@ -143,7 +143,6 @@ class Operator:
     parameters: tuple[str, ...] = ()
     sign: SignRule = field(default=lambda call, signs: Sign.UNKNOWN)
     monotone: Callable[[Call], Tensor | None] = field(default=lambda call: None)
-    step: Callable[[Call], tuple[Activation, list[Tensor]] | None] = field(default=lambda call: None)
     batch_norm: bool = False
     canonical: Callable[[Call], Spelling | None] = field(default=lambda call: None)
     axes: int | None = None
@@ -298,20 +297,6 @@ def _slope(call: Call) -> Tensor | None:
 def _up_by_slope(call: Call) -> Tensor | None:
     slope = _slope(call)
     return torch.tensor(1.0) if slope is not None and bool((slope >= 0).all()) else None
-
-
-def _clamp(low: float | str, high: float | str) -> Callable[[Call], tuple[Activation, list[Tensor]] | None]:
-    def step(call: Call) -> tuple[Activation, list[Tensor]] | None:
-        bounds = [call.get(bound) if isinstance(bound, str) else bound for bound in (low, high)]
-        # -0.0 becomes 0.0: see the body of the operator
-        return Activation.CLAMP, [torch.tensor([float(bound) + 0.0]) for bound in bounds]
-
-    return step
-
-
-def _prelu(call: Call) -> tuple[Activation, list[Tensor]] | None:
-    slope = _slope(call)
-    return None if slope is None else (Activation.PRELU, [slope.clone().reshape(-1)])
 
 
 def _counts_no_padding(call: Call) -> bool:
@@ -596,9 +581,9 @@ FUNCTIONAL_BATCH_NORM = "batch norm as a function"
 
 ROWS: tuple[Operator, ...] = (
     # activation functions
-    _activation(nn.ReLU, never, monotone=_up, step=_clamp(0.0, math.inf), replaced=True),
-    _activation(nn.ReLU6, never, monotone=_up, step=_clamp(0.0, 6.0), replaced=True),
-    _activation(nn.Hardtanh, _of_bounds, "min_val max_val", monotone=_up, step=_clamp("min_val", "max_val")),
+    _activation(nn.ReLU, never, monotone=_up, replaced=True),
+    _activation(nn.ReLU6, never, monotone=_up, replaced=True),
+    _activation(nn.Hardtanh, _of_bounds, "min_val max_val", monotone=_up),
     Operator(
         "clamp",
         Kind.ELEMENTWISE,
@@ -621,15 +606,12 @@ ROWS: tuple[Operator, ...] = (
         canonical=_clamp_module,
         mode=Mode.SAME,
     ),
-    _activation(
-        nn.LeakyReLU, _of_slope, "negative_slope", functions=(F.leaky_relu,), monotone=_up_by_slope, step=_prelu
-    ),
+    _activation(nn.LeakyReLU, _of_slope, "negative_slope", functions=(F.leaky_relu,), monotone=_up_by_slope),
     _activation(
         nn.PReLU,
         _of_prelu,
         canonical=lambda call: None,
         monotone=_up_by_slope,
-        step=_prelu,
         resizable=True,
         per_channel=lambda call: getattr(call.module, "num_parameters", 2) > 1,
     ),

@@ -1,7 +1,8 @@
-"""The operators of packed graphs, `torch.ops.bnnfx.*`: schema, shape function, numpy reference.
+"""The operators of packed graphs, `torch.ops.bnnfx.*`: signature, shape function, numpy reference.
 
-The same file names what the ONNX node of domain `ai.bnnfx` is called, so a packed operator is defined in one place; its
-standard-operator body is in `bnnfx.backends.onnx.functions` and its kernels are in `bnnfx/csrc`.
+`signatures` is the table of them and `steps` that of the steps of epilogues: everything about names, inputs and
+attributes follows from these, here, in ONNX and in C++. Standard-operator bodies are in
+`bnnfx.backends.onnx.functions`, kernels in `bnnfx/csrc/kernels`.
 
 | torch | ONNX | computes |
 |---|---|---|
@@ -16,24 +17,12 @@ Float maps are `[N, C, H, W]`, float streams `[N, H, W, C]`, packed maps `uint8[
 `bnnfx.numerics.bits`.
 """
 
-from bnnfx.ops.binary_conv2d import BINARY_CONV2D
-from bnnfx.ops.binary_conv2d_threshold import BINARY_CONV2D_THRESHOLD
-from bnnfx.ops.fused_conv2d import FUSED_CONV2D
-from bnnfx.ops.max_pool2d import MAX_POOL2D
-from bnnfx.ops.pack import PACK, PACK_NHWC
-from bnnfx.ops.packed_op import OPSET_VERSION, PackedOp
+import importlib
+import pkgutil
 
-PACKED_OPS: tuple[PackedOp, ...] = (
-    PACK,
-    PACK_NHWC,
-    BINARY_CONV2D,
-    *BINARY_CONV2D_THRESHOLD.values(),
-    *FUSED_CONV2D.values(),
-    MAX_POOL2D,
-)
-"""Every operator of op-set version `OPSET_VERSION`."""
+from bnnfx.ops.packed_op import BY_ONNX_NAME, BY_TARGET, OPSET_VERSION, PackedOp
 
-BY_ONNX_NAME = {op.onnx_name: op for op in PACKED_OPS if op.onnx_name is not None}
-"""The operators that ONNX files hold."""
+for _module in pkgutil.iter_modules(__path__):  # each file that holds operators defines them
+    importlib.import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["BY_ONNX_NAME", "OPSET_VERSION", "PACKED_OPS", "PackedOp"]
+__all__ = ["BY_ONNX_NAME", "BY_TARGET", "OPSET_VERSION", "PackedOp"]

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bnnfx.numerics import float_steps
+from bnnfx.ops import signatures
 from bnnfx.ops.checks import require_convolution
+from bnnfx.ops.epilogue import Epilogue
 from bnnfx.ops.packed_op import define
 from bnnfx.ops.window import accumulators, geometry, output_size
 
@@ -28,8 +29,8 @@ def _reference(
     constants = {"scale": (scale, torch.float32), "bias": (bias, torch.float32)}
     require_convolution("binary_conv2d", x, weight, channels, groups, low, constants, copies=copies)
     integers = accumulators(x, weight, channels, geometry(strides, pads, dilations), groups, low, copies=copies)
-    result = float_steps.scale(integers, scale.cpu().numpy(), bias.cpu().numpy()).transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(result)).to(x.device)
+    stream = Epilogue().apply(np, integers.astype(np.float32), scale.cpu().numpy(), bias.cpu().numpy())
+    return torch.from_numpy(np.ascontiguousarray(stream.transpose(0, 3, 1, 2))).to(x.device)
 
 
 def _shape(
@@ -49,7 +50,7 @@ def _shape(
     return x.new_empty((x.shape[0], copies * weight.shape[0], rows, columns), dtype=torch.float32)
 
 
-BINARY_CONV2D = define("binary_conv2d", None, _reference, _shape, outputs=("float",), bits_in=True)
+BINARY_CONV2D = define(signatures.BINARY_CONV2D, _reference, _shape)
 """`binary_conv2d(x, weight, scale, bias, channels, strides, pads, dilations, groups, low, copies)`.
 
 `uint8[N, H, W, row_bytes(channels)]` and `uint8[O, kh, kw, row_bytes(channels / groups)]` to

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bnnfx.numerics.bits import pack_bits, row_bytes
+from bnnfx.ops import signatures
 from bnnfx.ops.checks import require, require_convolution
 from bnnfx.ops.packed_op import PackedOp, define
 from bnnfx.ops.window import accumulators, geometry, output_size
@@ -54,13 +55,9 @@ def _shape(copies: int) -> Callable[..., Tensor]:
     return shape
 
 
-def _define(name: str, onnx_name: str, copies: int) -> PackedOp:
-    return define(name, onnx_name, _reference(name, copies), _shape(copies), outputs=("bits",), bits_in=True)
-
-
 BINARY_CONV2D_THRESHOLD: dict[int, PackedOp] = {
-    1: _define("binary_conv2d_threshold", "BinaryConv2dThreshold", 1),
-    2: _define("binary_conv2d_twice_threshold", "BinaryConv2dTwiceThreshold", 2),
+    copies: define(signature, _reference(signature.name, copies), _shape(copies))
+    for copies, signature in signatures.BINARY_CONV2D_THRESHOLD.items()
 }
 """`binary_conv2d_threshold(x, weight, threshold, flip, channels, strides, pads, dilations, groups, low)`.
 

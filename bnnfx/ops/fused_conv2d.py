@@ -10,25 +10,26 @@ import torch
 from torch import Tensor
 
 from bnnfx.numerics.bits import pack_bits, row_bytes
+from bnnfx.ops import signatures
 from bnnfx.ops.checks import require, require_convolution
 from bnnfx.ops.epilogue import Epilogue, epilogues
 from bnnfx.ops.packed_op import PackedOp, define
 from bnnfx.ops.window import accumulators, geometry, output_size
 
-_ATTRIBUTES = "int channels, SymInt[] strides, SymInt[] pads, SymInt[] dilations, int groups, int low"
+NOTHING = torch.tensor([-0.0])
+"""A bias that changes no number.
+
+It also stands for a single 0.0: ONNX Runtime leaves out the addition of that, which would make 0.0 of -0.0, so that a
+body would differ from its kernel.
+"""
 
 
 class _FusedConv2d:
-    """Schema, reference and shape function of the operator with one epilogue."""
+    """Reference and shape function of the operator with one epilogue."""
 
     def __init__(self, epilogue: Epilogue) -> None:
         self.epilogue = epilogue
         self.tensors = ("x", "weight", *epilogue.tensors)
-
-    def schema(self) -> str:
-        arguments = ", ".join(f"Tensor {name}" for name in self.tensors)
-        results = ", ".join("Tensor" for _ in self.epilogue.outputs)
-        return f"({arguments}, {_ATTRIBUTES}) -> {f'({results})' if len(self.epilogue.outputs) > 1 else results}"
 
     def reference(self, *arguments: Any) -> Tensor | tuple[Tensor, ...]:
         stream, given = self._stream(arguments)
@@ -61,8 +62,10 @@ class _FusedConv2d:
             fits = residual.dtype == torch.float32 and residual.shape == shape
             require(fits, name, f"residual is float32{list(shape)} like the result", residual=residual, x=x)
         integers = accumulators(x, weight, channels, geometry(strides, pads, dilations), groups, low, copies=copies)
-        constants = (given[key].cpu().numpy() for key in self.epilogue.tensors if key != "threshold")
-        return np.ascontiguousarray(self.epilogue.apply(integers, *constants)), given
+        tensors = (given[key].cpu().numpy() for key in self.epilogue.tensors)
+        with np.errstate(invalid="ignore"):  # what `where` does not take may be 0 * inf
+            stream = self.epilogue.apply(np, integers.astype(np.float32), *tensors)
+        return np.ascontiguousarray(stream), given
 
     def shape(self, *arguments: Any) -> Tensor | tuple[Tensor, ...]:
         x, weight = arguments[:2]
@@ -77,22 +80,15 @@ class _FusedConv2d:
         return tensors if len(tensors) > 1 else tensors[0]
 
 
-def _define(epilogue: Epilogue) -> PackedOp:
+def define_fused_conv2d(epilogue: Epilogue) -> PackedOp:
+    """Define the operator with one epilogue, and put it into `FUSED_CONV2D`."""
     op = _FusedConv2d(epilogue)
     compared = op.compared if "bits" in epilogue.outputs else None
-    return define(
-        epilogue.name,
-        epilogue.onnx_name,
-        op.reference,
-        op.shape,
-        outputs=epilogue.outputs,
-        bits_in=True,
-        compared=compared,
-        schema=op.schema(),
-    )
+    FUSED_CONV2D[epilogue] = define(signatures.fused_conv2d(epilogue), op.reference, op.shape, compared)
+    return FUSED_CONV2D[epilogue]
 
 
-FUSED_CONV2D: dict[Epilogue, PackedOp] = {epilogue: _define(epilogue) for epilogue in epilogues()}
+FUSED_CONV2D: dict[Epilogue, PackedOp] = {}
 """`binary_conv2d_<steps>(x, weight, scale, bias, ..., channels, strides, pads, dilations, groups, low)`, by epilogue.
 
 `uint8[N, H, W, row_bytes(channels)]` and `uint8[O, kh, kw, row_bytes(channels / groups)]` to the float stream
@@ -100,3 +96,6 @@ FUSED_CONV2D: dict[Epilogue, PackedOp] = {epilogue: _define(epilogue) for epilog
 2 * O with the step `Twice`. Each step is rounded on its own, in the order of the name; a residual is
 `float32[N, OH, OW, P]`, other tensors are `float32[P]` or `float32[1]`. A 0 bit of x is `low`, -1 or 0.
 """
+
+for _epilogue in epilogues():
+    define_fused_conv2d(_epilogue)

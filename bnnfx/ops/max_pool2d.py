@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bnnfx.numerics import pooling
+from bnnfx.ops import signatures
 from bnnfx.ops.checks import require
 from bnnfx.ops.packed_op import define
 from bnnfx.ops.window import geometry
@@ -47,7 +48,7 @@ def _shape(
     return x.new_empty((x.shape[0], rows, columns, x.shape[3]))
 
 
-MAX_POOL2D = define("max_pool2d", "MaxPool2d", _reference, _shape, outputs=("bits",), bits_in=True)
+MAX_POOL2D = define(signatures.MAX_POOL2D, _reference, _shape)
 """`max_pool2d(x, and_mask, kernel_shape, strides, pads, dilations, ceil_mode)`.
 
 `uint8[N, H, W, B]` to `uint8[N, OH, OW, B]`: OR of the bits of a window; AND where the packed row `and_mask`

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from bnnfx.numerics.bits import pack_bits, row_bytes
+from bnnfx.ops import signatures
 from bnnfx.ops.checks import require
 from bnnfx.ops.packed_op import define
 
@@ -46,27 +47,11 @@ def _pack_nhwc_shape(x: Tensor, threshold: Tensor) -> Tensor:
     return _rows(x, *x.shape)
 
 
-PACK = define(
-    "pack",
-    "Pack",
-    _pack,
-    _pack_shape,
-    outputs=("bits",),
-    bits_in=False,
-    compared=lambda x, threshold: _nhwc(x - threshold),
-)
+PACK = define(signatures.PACK, _pack, _pack_shape, compared=lambda x, threshold: _nhwc(x - threshold))
 """`pack(x, threshold)`: `float[N, C, H, W]` and a threshold that broadcasts to it, to `uint8[N, H, W, row_bytes(C)]`.
 
 Bit 1 where `x >= threshold`; NaN gives 0.
 """
 
-PACK_NHWC = define(
-    "pack_nhwc",
-    "PackNhwc",
-    _pack_nhwc,
-    _pack_nhwc_shape,
-    outputs=("bits",),
-    bits_in=False,
-    compared=lambda x, threshold: x - threshold,
-)
+PACK_NHWC = define(signatures.PACK_NHWC, _pack_nhwc, _pack_nhwc_shape, compared=lambda x, threshold: x - threshold)
 """`pack_nhwc(x, threshold)`: the same of `float[N, H, W, C]` and a threshold that broadcasts to that."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from torch import fx, nn
+from torch import fx
 
 from bnnfx.graph import edit
 from bnnfx.graph.affine import Affine, affine_of
@@ -12,6 +12,7 @@ from bnnfx.graph.dataflow import calls, constant, is_view, module_of, sole_user
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
+from bnnfx.ops.steps import step_of, with_shifts
 
 
 class FoldBatchNormToAffine(Pass[LowerContext, fx.Node, tuple[fx.Node, Affine]]):
@@ -67,12 +68,13 @@ class FoldBatchNormToAffine(Pass[LowerContext, fx.Node, tuple[fx.Node, Affine]])
     def _affine(self, node: fx.Node) -> Affine | None:
         shape = self.context.shapes.get(node)
         affine = affine_of(self.gm, node, None if shape is None else len(shape))
-        if affine is not None and bool((affine.scale == 1).all()) and self._starts_prelu(node):
+        if affine is not None and bool((affine.scale == 1).all()) and self._starts_shifted_step(node):
             return None  # a shift is a part of that step
         return affine
 
-    def _starts_prelu(self, node: fx.Node) -> bool:
-        return isinstance(module_of(self.gm, sole_user(node)), nn.PReLU | nn.LeakyReLU)
+    def _starts_shifted_step(self, node: fx.Node) -> bool:
+        found = step_of(module_of(self.gm, sole_user(node)))
+        return found is not None and with_shifts(found[0]) is not None
 
     def _convolution(self, node: fx.Node) -> fx.Node | None:
         affine = self._affine(node)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from bnnfx.graph import edit
 from bnnfx.graph.chain import CONVOLUTION, PACK, shared_by
@@ -15,15 +15,16 @@ from bnnfx.graph.dataflow import calls, constant, depends_on_input, is_add, is_v
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
-from bnnfx.ops.epilogue import NOTHING, Activation, Epilogue
-from bnnfx.ops.fused_conv2d import FUSED_CONV2D
+from bnnfx.ops.epilogue import Epilogue
+from bnnfx.ops.fused_conv2d import FUSED_CONV2D, NOTHING
+from bnnfx.ops.steps import STEPS, Step, step_of, with_shifts
 
 
 @dataclass
 class _Absorbed:
-    """An activation: its constants, and the node behind which the stream goes on."""
+    """A step of the epilogue: its constants, and the node behind which the stream goes on."""
 
-    kind: Activation
+    step: Step
     constants: list[torch.Tensor]
     last: fx.Node
 
@@ -110,9 +111,9 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, fx.Node, Fusion]):
         readers = [user for user in plan.stream.users if user not in plan.packs]
         wanted = {"float": bool(readers), "bits": bool(plan.packs)}
         epilogue = Epilogue(
-            plan.before.kind if plan.before else Activation.NONE,
+            plan.before.step.name if plan.before else "",
             plan.residual is not None,
-            plan.after.kind if plan.after else Activation.NONE,
+            plan.after.step.name if plan.after else "",
             tuple(output for output, is_wanted in wanted.items() if is_wanted),
             copies,
         )
@@ -153,8 +154,7 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, fx.Node, Fusion]):
     def _buffers(self, convolution: fx.Node, activation: _Absorbed | None) -> list[fx.Node]:
         if activation is None:
             return []
-        names = activation.kind.constants
-        pairs = zip(names, activation.constants, strict=True)
+        pairs = zip(activation.step.constants, activation.constants, strict=True)
         return [edit.add_buffer(self.gm, f"{convolution.name}_{name}", value) for name, value in pairs]
 
     def _say_what_is_left(self, fusion: Fusion) -> None:
@@ -162,7 +162,8 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, fx.Node, Fusion]):
         if user is not None and not calls(user, PACK) and user.op != "output" and not _only_moves_values(user):
             what = str(user.target) if user.op == "call_module" else user.name
             reason = f"'{what}' behind it is no step of an epilogue, so it stays a node"
-            remedy = "use only what is: an activation (clamp or PReLU), one sum, another activation, a comparison"
+            kinds = ", ".join(kind for step in STEPS.values() for kind in step.made_from)
+            remedy = f"use only what is: an activation ({kinds}), one sum, another activation, a comparison"
             fusion.left.append(Refusal(reason, remedy))
 
     def _take_packs(self, fusion: Fusion) -> None:
@@ -197,24 +198,25 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, fx.Node, Fusion]):
         return value.dtype == torch.float32 and value.ndim <= 4 and fits
 
     def _activation(self, fusion: Fusion) -> _Absorbed | None:
-        """The activation that alone reads the stream: a clamp, or a PReLU with the shifts around it."""
-        user = sole_user(fusion.stream)
-        clamp = _clamp_of(module_of(self.gm, user))
-        if user is not None and clamp is not None:
-            return _Absorbed(Activation.CLAMP, [torch.tensor([bound]) for bound in clamp], user)
+        """The step that alone reads the stream: a module that is one, perhaps with the shifts around it."""
         last, shift_before = self._shift(fusion, fusion.stream)
-        slope = self._slope(last)
-        if slope is None:
+        user = sole_user(last)
+        found = step_of(module_of(self.gm, user))
+        if user is None or found is None:
             return None
-        last = next(iter(last.users))
-        last, shift_after = self._shift(fusion, last)
+        step, values = found
+        constants = [torch.as_tensor(value, dtype=torch.float32).detach().reshape(-1).clone() for value in values]
+        shifted = with_shifts(step)
+        if shifted is None:
+            return _Absorbed(step, constants, user) if shift_before is None else None
+        last, shift_after = self._shift(fusion, user)
         if shift_before is None and shift_after is None:
-            return _Absorbed(Activation.PRELU, [slope], last)
-        shifts = [
+            return _Absorbed(step, constants, last)
+        before, after = (
             NOTHING.clone() if shift is None or torch.equal(shift, NOTHING) else shift
             for shift in (shift_before, shift_after)
-        ]
-        return _Absorbed(Activation.SHIFTED_PRELU, [shifts[0], slope, shifts[1]], last)
+        )
+        return _Absorbed(shifted, [before, *constants, after], last)
 
     def _shift(self, fusion: Fusion, stream: fx.Node) -> tuple[fx.Node, torch.Tensor | None]:
         """The sum with a constant per channel that alone reads `stream`, if there is one."""
@@ -227,23 +229,7 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, fx.Node, Fusion]):
         value = constant(self.gm, constants[0])
         return (user, value.flatten()) if self._is_per_channel(value, fusion) else (stream, None)
 
-    def _slope(self, stream: fx.Node) -> torch.Tensor | None:
-        module = module_of(self.gm, sole_user(stream))
-        if isinstance(module, nn.LeakyReLU):
-            return torch.tensor([module.negative_slope])
-        return module.weight.detach().clone() if isinstance(module, nn.PReLU) else None
-
 
 def _only_moves_values(node: fx.Node) -> bool:
     """A view, or the permutation of a residual that another convolution adds."""
     return is_view(node) or permutes(node, TO_NHWC)
-
-
-def _clamp_of(module: nn.Module | None) -> tuple[float, float] | None:
-    if isinstance(module, nn.ReLU):
-        return 0.0, float("inf")
-    if isinstance(module, nn.ReLU6):
-        return 0.0, 6.0
-    if isinstance(module, nn.Hardtanh):
-        return module.min_val + 0.0, module.max_val + 0.0  # -0.0 becomes 0.0: see the body of the operator
-    return None

@@ -19,7 +19,7 @@ from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 from bnnfx.nn.halves import mean_of_halves, shift_halves
-from bnnfx.ops.epilogue import NOTHING
+from bnnfx.ops.fused_conv2d import NOTHING
 
 _EVERYTHING = ((1, 2, 3), [1, 2, 3])
 

@@ -140,8 +140,9 @@ def test_scale_and_bias_round_twice() -> None:
         ("BinaryConv2dClampFloat", {"low": 0.0, "high": 0.0}, (np.nan, -0.0, 0.0, -1.0, 7.0)),
         ("BinaryConv2dPreluFloat", {"slope": 0.0}, (np.nan, -0.0, 0.0, -1.0, 7.0, np.inf, -np.inf)),
         ("BinaryConv2dPreluFloat", {"slope": -1.0}, (np.nan, -0.0, 0.0, -1.0, 7.0)),
+        ("BinaryConv2dHardswishFloat", {}, (np.nan, -0.0, 0.0, -3.0, -4.0, 3.0, 1e38, 1e-45, np.inf, -np.inf)),
     ],
-    ids=["clamp", "clamp to zeros", "prelu 0", "prelu -1"],
+    ids=["clamp", "clamp to zeros", "prelu 0", "prelu -1", "hardswish"],
 )
 def test_activation_of_special_values(name: str, constants: dict[str, float], values: Sequence[float]) -> None:
     """`0 * accumulator + value` where scale is 0: the value itself reaches the activation, with the sign of a zero."""

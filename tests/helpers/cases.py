@@ -17,16 +17,17 @@ from onnx import TensorProto, helper, numpy_helper
 from bnnfx.backends.onnx.functions import OLDEST_OPSET, function_protos
 from bnnfx.backends.onnx.symbolic import from_onnx
 from bnnfx.numerics.bits import pack_bits
-from bnnfx.numerics.float_steps import Floats
 from bnnfx.ops import BY_ONNX_NAME, OPSET_VERSION
-from bnnfx.ops.epilogue import Activation, Epilogue
+from bnnfx.ops.epilogue import Epilogue
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D
 from bnnfx.ops.packed_op import ONNX_DOMAIN
+from bnnfx.ops.steps import STEPS
 
 Array = NDArray[Any]
+Floats = NDArray[np.float32]
 INT32 = np.iinfo(np.int32)
 
-FUSED = {epilogue.onnx_name: epilogue for epilogue in FUSED_CONV2D}
+FUSED = {op.onnx_name: epilogue for epilogue, op in FUSED_CONV2D.items()}
 """The epilogues by the name of their node."""
 
 THRESHOLDS = ("BinaryConv2dThreshold", "BinaryConv2dTwiceThreshold")
@@ -40,6 +41,7 @@ REPRESENTATIVES = (
     "BinaryConv2dPreluAddBits",
     "BinaryConv2dShiftedPreluAddClampFloatBits",
     "BinaryConv2dAddShiftedPreluFloatBits",
+    "BinaryConv2dHardswishAddFloatBits",
     "BinaryConv2dTwiceFloat",
     "BinaryConv2dTwicePreluAddClampFloatBits",
 )
@@ -202,7 +204,7 @@ def convolution(
     case.constants |= _activation_constants(rng, epilogue.before, outputs, "")
     if epilogue.adds:
         case.inputs["residual"] = _residual(rng, stream_of(case, Epilogue(epilogue.before, copies=copies)))
-    suffix = "_2" if epilogue.before is not Activation.NONE else ""
+    suffix = "_2" if epilogue.before else ""
     case.constants |= _activation_constants(rng, epilogue.after, outputs, suffix)
     if "bits" in epilogue.outputs:
         stream = stream_of(case, Epilogue(epilogue.before, epilogue.adds, epilogue.after, copies=copies))
@@ -216,7 +218,7 @@ def stream_of(case: Case, epilogue: Epilogue) -> Floats:
     given = case.inputs | case.constants
     inputs = {name: case.inputs[name] for name in ("x", "residual") if name in ("x", *epilogue.tensors)}
     constants = {name: given[name] for name in ("weight", *epilogue.tensors) if name not in inputs}
-    (stream,) = Case(epilogue.onnx_name, inputs, constants, case.attributes).expected()
+    (stream,) = Case(FUSED_CONV2D[epilogue].onnx_name, inputs, constants, case.attributes).expected()
     return stream
 
 
@@ -286,17 +288,16 @@ def _scale_and_bias(rng: np.random.Generator, outputs: int) -> dict[str, Array]:
     return {"scale": _per_channel(rng, scale), "bias": _addend(_per_channel(rng, bias))}
 
 
-def _activation_constants(
-    rng: np.random.Generator, activation: Activation, outputs: int, suffix: str
-) -> dict[str, Array]:
+def _activation_constants(rng: np.random.Generator, step: str, outputs: int, suffix: str) -> dict[str, Array]:
     choices: dict[str, list[float]] = {
-        "low": [0.0, 0.0, -1.0, -np.inf, -0.1],  # never -0.0: see `_clamp` in bnnfx.backends.onnx.functions
+        "low": [0.0, 0.0, -1.0, -np.inf, -0.1],  # never -0.0: see `clamp` in bnnfx.ops.steps
         "high": [np.inf, 1.0, 6.0, 0.1, 0.0],
         "slope": [0.25, 0.0, -0.0, 1.0, -0.3, 2.0, 1e-44],
         "shift_before": [0.0, -0.0, 0.3, -2.5, 1e-3],
         "shift_after": [0.0, -0.0, -0.7, 4.0, -1e-3],
     }
-    constants = {name: _per_channel(rng, rng.choice(choices[name], outputs)) for name in activation.constants}
+    names = STEPS[step].constants if step else ()
+    constants = {name: _per_channel(rng, rng.choice(choices[name], outputs)) for name in names}
     return {name + suffix: _addend(value) if "shift" in name else value for name, value in constants.items()}
 
 

@@ -322,7 +322,7 @@ AT_CREATION = [
     (ALL_STEPS, constant("shift_before", FLOATS(5)), r"shift_before has one value.* 10 .*float\[5\]"),
     (ALL_STEPS, constant("slope", FLOATS(6)), r"slope has one value.* 10 .*float\[6\]"),
     (ALL_STEPS, constant("shift_after", FLOATS(7)), r"shift_after has one value.* 10 .*float\[7\]"),
-    (ALL_STEPS, constant("slope_2", FLOATS(1, 10)), r"slope has one value.* 10 .*float\[1, 10\]"),
+    (ALL_STEPS, constant("slope_2", FLOATS(1, 10)), r"slope_2 has one value.* 10 .*float\[1, 10\]"),
     ("BinaryConv2dThreshold", constant("threshold", np.zeros(11, np.int32)), r"threshold .* 10 .*int32\[11\]"),
     ("BinaryConv2dThreshold", constant("flip", BYTES(10)), r"flip is uint8\[8\].*uint8\[10\]"),
     ("BinaryConv2dFloat", attribute("groups", 4), "groups = 4"),
@@ -414,7 +414,7 @@ def test_threshold_that_does_not_broadcast() -> None:
     [(name, key) for name in ("MaxPool2d", "BinaryConv2dThreshold", ALL_STEPS) for key in sound(name).constants],
 )
 def test_constants_have_to_be_constant(name: str, computed: str) -> None:
-    message = rf"{name}, node 'the_node': input \d+ \({computed.removesuffix('_2')}\) .*initializer"
+    message = rf"{name}, node 'the_node': input \d+ \({computed}\) .*initializer"
     with pytest.raises(Exception, match=message):
         open_session(sound(name), as_inputs=(computed,))
 

@@ -142,7 +142,8 @@ Node RandomConvolution(const std::string& op, const std::vector<std::string>& st
       const int64_t width = AxisOf(node, 1, kernel[1]).Outputs();
       AddInput(&node, floats.Make({node.inputs[0].dims[0], height, width, results}), false);
     } else {
-      add_constants(step == "Clamp" ? 2 : step == "ShiftedPrelu" ? 3 : step == "Float" || step == "Twice" ? 0 : 1);
+      const bool none = step == "Float" || step == "Twice" || step == "Hardswish";
+      add_constants(none ? 0 : step == "Clamp" ? 2 : step == "ShiftedPrelu" ? 3 : 1);
     }
   }
   return node;

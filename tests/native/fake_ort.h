@@ -12,7 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "ort_abi.h"
+#include "ort/abi.h"
 
 namespace native {
 

@@ -108,6 +108,12 @@ float Clamp(float v, float low, float high) {
   return v < low ? low : v;
 }
 
+float Hardswish(float v) {
+  const float gate = Clamp(v + 3.0f, 0.0f, 6.0f);
+  const float product = v * gate;
+  return product / 6.0f;
+}
+
 float Prelu(float v, float slope) { return v > 0 ? v : v * slope; }
 
 std::vector<Tensor> FloatEpilogue(const Node& node, const std::vector<std::string>& steps, const Accumulators& acc) {
@@ -131,6 +137,8 @@ std::vector<Tensor> FloatEpilogue(const Node& node, const std::vector<std::strin
         v = v + next();
         v = Prelu(v, next());
         v = v + next();
+      } else if (step == "Hardswish") {
+        v = Hardswish(v);
       } else if (step == "Add") {
         v = v + node.inputs[input++].As<float>()[i];
       } else if (step == "Float") {
@@ -217,7 +225,8 @@ std::vector<std::string> ConvolutionSteps(const std::string& op) {
   std::vector<std::string> steps;
   for (size_t at = prefix.size(); at < op.size(); at += steps.back().size()) {
     const size_t before = steps.size();
-    for (const char* step : {"Twice", "Threshold", "ShiftedPrelu", "Prelu", "Clamp", "Add", "Float", "Bits"}) {
+    for (const char* step :
+         {"Twice", "Threshold", "ShiftedPrelu", "Prelu", "Clamp", "Hardswish", "Add", "Float", "Bits"}) {
       if (steps.size() == before && op.compare(at, std::strlen(step), step) == 0) steps.push_back(step);
     }
     if (steps.size() == before) return {};

@@ -1,4 +1,4 @@
-"""The 120 fused convolutions: against plain torch on numbers, step by step, and given wrong arguments."""
+"""The fused convolutions: against plain torch on numbers, step by step, and given wrong arguments."""
 
 import contextlib
 from dataclasses import dataclass, field, replace
@@ -10,8 +10,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
 from bnnfx.numerics.bits import pack_bits, row_bytes
-from bnnfx.ops import BY_ONNX_NAME, PACKED_OPS
-from bnnfx.ops.epilogue import Activation, Epilogue, epilogues
+from bnnfx.ops import BY_ONNX_NAME, BY_TARGET
+from bnnfx.ops.epilogue import Epilogue, epilogues
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D
 
 ALL = [pytest.param(epilogue, id=epilogue.name) for epilogue in epilogues()]
@@ -22,6 +22,7 @@ ACTIVATIONS = {
     "clamp": ("low", "high"),
     "prelu": ("slope",),
     "shifted_prelu": ("shift_before", "slope", "shift_after"),
+    "hardswish": (),
 }
 
 
@@ -72,8 +73,8 @@ def made(epilogue: Epilogue, seed: int = 0, *, one_for_all: bool = False, **size
         return torch.randn(*shape, generator=generator)
 
     call.constants = {"scale": normal(count), "bias": normal(count) * 3}
-    suffixes = ["", "_2"] if epilogue.before.value and epilogue.after.value else [""] * 2
-    for activation, suffix in zip((epilogue.before.value, epilogue.after.value), suffixes, strict=True):
+    suffixes = ["", "_2"] if epilogue.before and epilogue.after else [""] * 2
+    for activation, suffix in zip((epilogue.before, epilogue.after), suffixes, strict=True):
         for name in ACTIVATIONS[activation]:
             call.constants[name + suffix] = {
                 "low": -normal(count).abs(), "high": normal(count).abs() * 3, "slope": normal(count) / 2
@@ -105,15 +106,17 @@ def plain(call: Call, epilogue: Epilogue) -> Tensor:
             y = y + constants["shift_before" + suffix]
             y = torch.where(y > 0, y, y * constants["slope" + suffix])
             y = y + constants["shift_after" + suffix]
+        elif kind == "hardswish":
+            y = F.hardswish(y)
         return y
 
     y = torch.cat([integers.float()] * epilogue.copies, 1) * constants["scale"]
     y = y + constants["bias"]
-    y = activate(y, epilogue.before.value, "")
+    y = activate(y, epilogue.before, "")
     if epilogue.adds:
         assert call.residual is not None
         y = y + call.residual
-    return activate(y, epilogue.after.value, "_2" if epilogue.before.value else "")
+    return activate(y, epilogue.after, "_2" if epilogue.before else "")
 
 
 def assert_gives(epilogue: Epilogue, call: Call) -> None:
@@ -135,9 +138,9 @@ def assert_gives(epilogue: Epilogue, call: Call) -> None:
 # --- the grammar ---
 
 
-def test_there_are_120_and_their_names_tell_the_steps() -> None:
+def test_names_tell_the_steps() -> None:
     names = {epilogue.name: epilogue for epilogue in FUSED_CONV2D}
-    assert len(names) == len(FUSED_CONV2D) == 120
+    assert len(names) == len(FUSED_CONV2D)
     expected = {
         "_".join(part for part in ("binary_conv2d", copies, before, *then, outputs) if part)
         for copies in ("", "twice")
@@ -152,7 +155,7 @@ def test_there_are_120_and_their_names_tell_the_steps() -> None:
         assert (
             op.onnx_name == name.title().replace("_", "").replace("Conv2D", "Conv2d") and op.onnx_name in BY_ONNX_NAME
         )
-        assert op.outputs == epilogue.outputs and op.bits_in and op in PACKED_OPS
+        assert op.outputs == epilogue.outputs and op.bits_in and BY_TARGET[op.target] is op
         assert (op.compared is None) == ("bits" not in epilogue.outputs)
 
 
@@ -161,13 +164,13 @@ def test_there_are_120_and_their_names_tell_the_steps() -> None:
     [
         (Epilogue(), ()),
         (Epilogue(outputs=("bits",)), ("threshold",)),
-        (Epilogue(Activation.CLAMP), ("low", "high")),
-        (Epilogue(adds=True, after=Activation.PRELU, outputs=("float", "bits")), ("residual", "slope", "threshold")),
+        (Epilogue("clamp"), ("low", "high")),
+        (Epilogue(adds=True, after="prelu", outputs=("float", "bits")), ("residual", "slope", "threshold")),
         (
-            Epilogue(Activation.SHIFTED_PRELU, True, Activation.PRELU, ("bits",)),
+            Epilogue("shifted_prelu", True, "prelu", ("bits",)),
             ("shift_before", "slope", "shift_after", "residual", "slope_2", "threshold"),
         ),
-        (Epilogue(Activation.CLAMP, True, Activation.CLAMP), ("low", "high", "residual", "low_2", "high_2")),
+        (Epilogue("clamp", True, "clamp"), ("low", "high", "residual", "low_2", "high_2")),
     ],
 )
 def test_operands_in_order(epilogue: Epilogue, tensors: tuple[str, ...]) -> None:
@@ -185,7 +188,7 @@ def test_steps_in_float32_one_by_one(epilogue: Epilogue) -> None:
     assert_gives(epilogue, made(epilogue, 1, one_for_all=True))
 
 
-FULL = Epilogue(Activation.SHIFTED_PRELU, True, Activation.CLAMP, ("float", "bits"))
+FULL = Epilogue("shifted_prelu", True, "clamp", ("float", "bits"))
 TWICE = replace(FULL, copies=2)
 SHAPES = [
     {"low": 0},

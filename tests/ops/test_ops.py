@@ -11,10 +11,10 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 from torch.nn import functional as F
 
 from bnnfx.numerics.bits import row_bytes
-from bnnfx.ops import PACKED_OPS
+from bnnfx.ops import BY_TARGET
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D
 
-# the fused convolutions, of which there are 120, have a file of their own: test_fused_conv2d.py
+# the fused convolutions, of which there are many, have a file of their own: test_fused_conv2d.py
 FUSED = "binary_conv2d_add_float_bits"
 
 OPS = torch.ops.bnnfx
@@ -102,7 +102,7 @@ def results(name, arguments):
 
 
 def test_every_operator_is_tested_here():
-    assert {name_of(op) for op in PACKED_OPS if name_of(op) not in FUSED_NAMES} == set(NAMES) - {FUSED}
+    assert {name_of(op) for op in BY_TARGET.values() if name_of(op) not in FUSED_NAMES} == set(NAMES) - {FUSED}
     assert len(FUSED_NAMES) == 120
 
 
@@ -367,7 +367,7 @@ def test_export_with_a_dynamic_batch():
     example = torch.randn(3, 65, 6, 8, generator=generator)
     program = torch.export.export(module, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
     targets = {node.target for node in program.graph.nodes if node.op == "call_function"}
-    assert {op.target for op in PACKED_OPS if name_of(op) in NAMES} <= targets
+    assert {op.target for op in BY_TARGET.values() if name_of(op) in NAMES} <= targets
     exported = program.module()
     for batch in (1, 2, 3, 7):
         x = torch.randn(batch, 65, 6, 8, generator=generator)

@@ -16,7 +16,7 @@ How the bodies compute:
    the bytes that fill up the last 64-bit word are 0.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, helper, inliner
@@ -24,9 +24,11 @@ from onnxscript import FLOAT, INT8, INT32, INT64, UINT8, opset18, script
 from onnxscript.onnx_types import TensorType
 from onnxscript.values import Opset
 
-from bnnfx.ops.epilogue import Activation, Epilogue
+from bnnfx.ops.epilogue import Epilogue
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D
 from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
+from bnnfx.ops.recorder import operations
+from bnnfx.ops.steps import STEPS, Step
 
 OLDEST_OPSET = 18
 """First version of the standard operators that has all that the bodies use (`BitwiseXor`, `Pad` with axes)."""
@@ -178,31 +180,6 @@ def _scaled(integers: FLOAT, scale: FLOAT, bias: FLOAT) -> FLOAT:
 
 
 @script(_DOMAIN, default_opset=op)
-def _clamp(x: FLOAT, low: FLOAT, high: FLOAT) -> FLOAT:
-    """Not `Clip`: runtimes do not agree on what it makes of NaN and of -0.0.
-
-    `Where` of ONNX Runtime keeps a -0.0 of its last operand only, so `lower` writes no bound that is -0.0.
-    """
-    least, most = _per_map(low), _per_map(high)
-    y: FLOAT = op.Where(op.Greater(x, most), most, op.Where(op.Less(x, least), least, x))
-    return y
-
-
-@script(_DOMAIN, default_opset=op)
-def _prelu(x: FLOAT, slope: FLOAT) -> FLOAT:
-    """Not `PRelu`, for the same reason."""
-    zero = op.Constant(value_float=0.0)
-    y: FLOAT = op.Where(op.Greater(x, zero), x, op.Mul(x, _per_map(slope)))
-    return y
-
-
-@script(_DOMAIN, default_opset=op)
-def _shifted_prelu(x: FLOAT, shift_before: FLOAT, slope: FLOAT, shift_after: FLOAT) -> FLOAT:
-    y: FLOAT = _shifted(_prelu(_shifted(x, shift_before), slope), shift_after)
-    return y
-
-
-@script(_DOMAIN, default_opset=op)
 def _add(x: FLOAT, residual: FLOAT) -> FLOAT:
     """The residual comes with its channels last."""
     y: FLOAT = op.Add(x, op.Transpose(residual, perm=[0, 3, 1, 2]))
@@ -223,53 +200,75 @@ def _compared(x: FLOAT, threshold: FLOAT, channels: INT64) -> UINT8:
     return packed
 
 
-_ACTIVATIONS: dict[Activation, Any] = {
-    Activation.CLAMP: _clamp,
-    Activation.PRELU: _prelu,
-    Activation.SHIFTED_PRELU: _shifted_prelu,
+_KINDS = {
+    "add": "Add",
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "divide": "Div",
+    "greater": "Greater",
+    "less": "Less",
+    "where": "Where",
 }
+"""How ONNX calls the operations of a step."""
+
+
+def _step(step: Step) -> FunctionProto:
+    """What a step does to a map `x`, from its row."""
+    nodes = [helper.make_node("Constant", [], ["axes"], value_ints=[1, 2])]  # as in `_per_map`
+    nodes += [helper.make_node("Unsqueeze", [name, "axes"], [f"{name}_per_map"]) for name in step.constants]
+    for operation in operations(step):
+        operands = []
+        for number, operand in enumerate(operation.operands):
+            if isinstance(operand, float):
+                nodes.append(helper.make_node("Constant", [], [f"{operation.result}_{number}"], value_float=operand))
+                operands.append(nodes[-1].output[0])
+            else:
+                operands.append(f"{operand}_per_map" if operand in step.constants else operand)
+        nodes.append(helper.make_node(_KINDS[operation.kind], operands, [operation.result]))
+    imports = [helper.make_opsetid("", OLDEST_OPSET)]
+    inputs = ["x", *step.constants]
+    return helper.make_function(ONNX_DOMAIN, f"_{step.name}", inputs, [*nodes[-1].output], nodes, imports)
 
 
 def _fused_conv2d(epilogue: Epilogue) -> FunctionProto:
     """The body of `BinaryConv2d<Steps>`: the functions above, one after the other."""
-    attributes = FUSED_CONV2D[epilogue].attributes
+    signature = FUSED_CONV2D[epilogue].signature
+    assert signature.onnx_name is not None
     remaining = list(epilogue.tensors)
     nodes: list[NodeProto] = []
 
-    def step(function: Any, inputs: Sequence[str], constants: int = 0) -> str:
+    def call(function: str, inputs: Sequence[str], constants: int = 0) -> str:
         """Append a call that takes the next `constants` tensors too, and give the name of its result."""
         taken = [remaining.pop(0) for _ in range(constants)]
         result = f"step{len(nodes)}"
-        nodes.append(helper.make_node(function.name, [*inputs, *taken], [result], domain=ONNX_DOMAIN))
+        nodes.append(helper.make_node(function, [*inputs, *taken], [result], domain=ONNX_DOMAIN))
         return result
 
-    stream = step(_accumulate, ["x", "weight"])
-    single = ("channels", "groups", "low")
-    kinds = {name: AttributeProto.INT if name in single else AttributeProto.INTS for name in attributes}
-    nodes[0].attribute.extend(helper.make_attribute_ref(name, kind) for name, kind in kinds.items())
+    def step(name: str, stream: str) -> str:
+        return call(f"_{name}", [stream], len(STEPS[name].constants)) if name else stream
+
+    stream = call(_accumulate.name, ["x", "weight"])
+    kinds = {"int": AttributeProto.INT, "ints": AttributeProto.INTS}
+    nodes[0].attribute.extend(helper.make_attribute_ref(n, kinds[kind]) for n, kind in signature.attributes.items())
     if epilogue.copies == 2:
-        stream = step(_twice, [stream])
-    stream = step(_scaled, [stream], 2)
-    if epilogue.before is not Activation.NONE:
-        stream = step(_ACTIVATIONS[epilogue.before], [stream], len(epilogue.before.constants))
+        stream = call(_twice.name, [stream])
+    stream = step(epilogue.before, call(_scaled.name, [stream], 2))
     if epilogue.adds:
-        stream = step(_add, [stream], 1)
-    if epilogue.after is not Activation.NONE:
-        stream = step(_ACTIVATIONS[epilogue.after], [stream], len(epilogue.after.constants))
+        stream = step(epilogue.after, call(_add.name, [stream], 1))
     count = _filters_twice if epilogue.copies == 2 else _filters
     given = {
-        "float": lambda: step(_channels_last, [stream]),
-        "bits": lambda: step(_compared, [stream, "threshold", step(count, ["weight"])]),
+        "float": lambda: call(_channels_last.name, [stream]),
+        "bits": lambda: call(_compared.name, [stream, "threshold", call(count.name, ["weight"])]),
     }
     results = [given[output]() for output in epilogue.outputs]
     return helper.make_function(
         ONNX_DOMAIN,
-        epilogue.onnx_name,
-        ["x", "weight", *epilogue.tensors],
+        signature.onnx_name,
+        [tensor.name for tensor in signature.inputs],
         results,
         nodes,
         [helper.make_opsetid(ONNX_DOMAIN, OPSET_VERSION)],
-        attributes,
+        list(signature.attributes),
     )
 
 
@@ -362,10 +361,15 @@ def MaxPool2d(
     return packed
 
 
-_STEPS = (_twice, _shifted, _scaled, _clamp, _prelu, _shifted_prelu, _add, _channels_last, _compared)
+_STAGES = (_twice, _shifted, _scaled, _add, _channels_last, _compared)
 _COUNTS = (_row_bits, _sizes, _filters, _filters_twice)
-_HELPERS = (*_COUNTS, _values_of_bytes, _unpack, _pack, _accumulate, _per_map, *_STEPS, _compared_integers)
-_BODIES = (Pack, PackNhwc, BinaryConv2dThreshold, BinaryConv2dTwiceThreshold, MaxPool2d)
+_HELPERS = (*_COUNTS, _values_of_bytes, _unpack, _pack, _accumulate, _per_map, *_STAGES, _compared_integers)
+
+BODIES: dict[str, Callable[[], FunctionProto]] = {
+    function.name: function.to_function_proto
+    for function in (Pack, PackNhwc, BinaryConv2dThreshold, BinaryConv2dTwiceThreshold, MaxPool2d)
+}
+"""The bodies that are written out, by operator; those of fused convolutions are put together from their steps."""
 
 
 def function_protos(names: Collection[str], opset: int = OLDEST_OPSET) -> list[FunctionProto]:
@@ -381,13 +385,15 @@ def function_protos(names: Collection[str], opset: int = OLDEST_OPSET) -> list[F
     if opset < OLDEST_OPSET:
         raise ValueError(f"packed operators need opset {OLDEST_OPSET} or newer, got opset {opset}")
     imports = [helper.make_opsetid("", opset), helper.make_opsetid(ONNX_DOMAIN, OPSET_VERSION)]
-    functions = [function.to_function_proto() for function in (*_HELPERS, *_BODIES)]
-    functions += [_fused_conv2d(epilogue) for epilogue in FUSED_CONV2D if epilogue.onnx_name in names]
+    fused = [epilogue for epilogue, packed in FUSED_CONV2D.items() if packed.onnx_name in names]
+    helpers = [*(function.to_function_proto() for function in _HELPERS), *map(_step, STEPS.values())]
+    functions = [*helpers, *(make() for name, make in BODIES.items() if name in names), *map(_fused_conv2d, fused)]
     for function in functions:
         del function.opset_import[:]
         function.opset_import.extend(imports)
     library = ModelProto(ir_version=10, opset_import=imports, functions=functions)
     library.graph.name = "library"
-    helpers = [(ONNX_DOMAIN, function.name) for function in _HELPERS]
-    inlined = inliner.inline_selected_functions(library, helpers).functions
+    inlined = inliner.inline_selected_functions(
+        library, [(ONNX_DOMAIN, function.name) for function in helpers]
+    ).functions
     return [function for function in inlined if function.name in names]

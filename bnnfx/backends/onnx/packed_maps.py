@@ -4,7 +4,6 @@ import json
 from dataclasses import asdict, dataclass, replace
 
 import onnx
-import torch
 from torch import fx
 
 from bnnfx.graph.dataflow import packed_op, packed_result
@@ -38,7 +37,7 @@ def packed_channels(node: fx.Node) -> int:
     user = next(iter(node.users))
     op = packed_op(user)
     assert op is not None
-    if user.target is torch.ops.bnnfx.max_pool2d.default:
+    if "channels" not in op.attributes:  # it works on bits as they come, and gives as many
         return packed_channels(user)
     return int(user.args[op.inputs + op.attributes.index("channels")])  # type: ignore[arg-type]
 
@@ -55,7 +54,7 @@ def packed_maps_of(model: onnx.ModelProto, gm: fx.GraphModule) -> list[PackedMap
         if source is None or source.output != "bits" or node.name not in names:
             continue
         integers = source.op.compared is None
-        channels_last = source.op.onnx_name == "PackNhwc"
+        channels_last = source.op.signature.channels_last
         maps.append(PackedMap(node.name, packed_channels(node), integers, channels_last=channels_last))
     return maps
 

@@ -89,6 +89,7 @@ def test_golden(x):
 ACTIVATIONS = {
     "ReLU6": (nn.ReLU6(), "clamp"),
     "Hardtanh": (nn.Hardtanh(-0.5, 2.0), "clamp"),
+    "Hardswish": (nn.Hardswish(), "hardswish"),
     "LeakyReLU": (nn.LeakyReLU(0.2), "prelu"),
     "LeakyReLU falling": (nn.LeakyReLU(-0.3), "prelu"),
     "PReLU": (nn.PReLU(), "prelu"),
