@@ -33,7 +33,9 @@ def _by_module(graph: fx.Graph) -> dict[str, list[object]]:
     calls: dict[str, list[object]] = defaultdict(list)
     places = {node: place for place, node in enumerate(graph.nodes)}
     for node in graph.nodes:
-        stack = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()]
+        stack = {str(path) for path, _ in node.meta.get("nn_module_stack", {}).values()}
+        if node.op == "call_module":
+            stack -= {str(node.target)}  # a leaf does what it does; whether it is called is its caller's
         for path in {"", *stack}:
             calls[path].append(_signature(node))
     calls[""].append([[places[source] for source in node.all_input_nodes] for node in graph.nodes])

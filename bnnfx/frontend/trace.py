@@ -1,6 +1,7 @@
 """Tracing a user's module, in both modes; what cannot be traced is kept whole, as a leaf, with the reason."""
 
 import copy
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from bnnfx.errors import ConversionError, first_line
 from bnnfx.frontend.modes import differing_modules, follow_both_modes
 from bnnfx.graph.dataflow import WEIGHT_LAYERS
 from bnnfx.graph.inplace import unsafe_writes
-from bnnfx.graph.operators import DROPS_MARK
+from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.mode import CallByMode
@@ -26,12 +27,45 @@ class _Untraceable(Exception):
         self.cause = cause
 
 
+class _Proxy(fx.Proxy):
+    """torch's proxy, for which `y += x` and `y[0] = x` write into y, as they do to a tensor.
+
+    Without these methods Python makes `y = y + x` of the first, and whoever knows y by another name misses it.
+    """
+
+    def __setitem__(self, index: object, value: object) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+def _augmented(name: str) -> Callable[[_Proxy, object], fx.Proxy]:
+    def write(self: _Proxy, other: object) -> fx.Proxy:
+        target = getattr(operator, name if _is_number(self.node) else f"i{name.strip('_')}")
+        return self.tracer.create_proxy("call_function", target, (self, other), {}, name=name.strip("_"))
+
+    return write
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor"):
+    setattr(_Proxy, f"__i{_name.strip('_')}__", _augmented(_name))
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a value is a size, or computed of sizes, which no assignment changes in place."""
+    if operator_of_target(node.target).kind is Kind.SIZE:
+        return True
+    arithmetic = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
+    return arithmetic and bool(node.all_input_nodes) and all(map(_is_number, node.all_input_nodes))
+
+
 class _Tracer(fx.Tracer):
     """torch's tracer, with the modules of `leaves` kept whole, and failures named after the module they occur in."""
 
     def __init__(self, leaves: frozenset[str] = frozenset()) -> None:  # unpickling a graph makes one without arguments
         super().__init__()
         self._leaves = leaves
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
@@ -94,6 +128,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
         if "" in found:
             remarks.append(Remark(type(model).__name__, found[""].reason, found[""].remedy))
             break
+        assert found.keys().isdisjoint(leaves), "a leaf is found once"
         leaves |= found
     gm = graphs[modes[""] if remarks else False]
     if not remarks:

@@ -55,9 +55,9 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         if chosen is False:
             return Refusal("stays float because Config.layers says binarize=False", f"{binarize}, or drop that entry")
         calls = [node for node in self.gm.graph.nodes if node.op == "call_module" and node.target == match.target]
-        judged = [_unsupported(layer), self._scheme_refuses(layer)]
-        judged += [self._wrong_rank(call) or self._constant_sign(call) for call in calls]
-        obstacle = next((refusal for refusal in judged if refusal is not None), None)
+        obstacle = _unsupported(layer) or self._scheme_refuses(layer)
+        for call in calls if obstacle is None else ():
+            obstacle = obstacle or self._wrong_rank(call) or self._constant_sign(call)
         if obstacle is not None:
             return obstacle
         kept = self._kept_float(calls)

@@ -135,7 +135,7 @@ def test_geometry_and_parameters_are_taken_over(scheme):
 
 def test_reads_a_leaf():
     ran = run_pass(BinarizeLayers, UntraceableSubmodule())
-    assert "conv_sign = SignActivation(inner_0)" in ran.after
+    assert "conv_sign = SignActivation(bn2)" in ran.after
 
 
 def test_single_layer_between_input_and_output():

@@ -44,7 +44,7 @@ def test_functions_and_methods():
         relu = relu(stem)
         add = add(relu, relu)
         conv = Conv2d(add)
-        relu_ = relu_(conv)
+        relu_ = relu(conv)
         sub = sub(relu_, relu_)
         sub_1 = .sub(sub, 0.1)
         relu__1 = .relu(sub_1)

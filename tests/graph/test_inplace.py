@@ -1,0 +1,150 @@
+"""What writes into its input: every form is found, made functional where that is safe, and else not touched."""
+
+import operator
+from collections.abc import Callable
+
+import pytest
+import torch
+from helpers.graphs import run_pass
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import bnnfx
+from bnnfx import ConversionError
+from bnnfx.frontend.trace import trace
+from bnnfx.passes.convert.functionalize_inplace import FunctionalizeInplace
+
+
+class Unused(nn.Module):
+    """An in-place call whose result nobody reads."""
+
+    def __init__(self, write: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+        self.write = write
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        self.write(y)
+        return self.last(y)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda y: y.mul_(-3.0),
+        lambda y: F.elu_(y),
+        lambda y: F.relu(y, True),
+        lambda y: F.leaky_relu(y, 0.1, inplace=True),
+        lambda y: torch.sigmoid_(y),
+        lambda y: torch.add(y, 1.0, out=y),
+        lambda y: y.add_(1).mul_(2).clamp_(-1, 1),
+        lambda y: y.transpose_(2, 3),
+        lambda y: operator.iadd(y, 1.0),
+        lambda y: y.__imul__(2.0),
+    ],
+)
+def test_result_that_is_not_read(write: Callable[[Tensor], object]) -> None:
+    torch.manual_seed(0)
+    model = Unused(write).eval()
+    x = torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        ran = run_pass(FunctionalizeInplace, model)
+        assert torch.equal(ran.gm(x), model(x))
+    assert "_(" not in ran.after.replace("__", "")
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda y: y[:, :2].mul_(2.0), "memory that"),
+        (lambda y: y.flatten(2).neg_(), "memory that"),
+        (lambda y: y.chunk(2, 1)[0].relu_(), "memory that"),
+        (lambda y: y.detach().mul_(2.0), "memory that"),
+        (lambda y: y.zero_(), "no function gives the same"),
+        (lambda y: y.uniform_(-1, 1), "no function gives the same"),
+        (lambda y: operator.setitem(y, (slice(None), 0), 0.0), "no function gives the same"),
+    ],
+)
+def test_what_has_no_twin_or_another_name_for_its_memory(write: Callable[[Tensor], object], reason: str) -> None:
+    with pytest.raises(ConversionError, match=reason):
+        trace(Unused(write))
+    inner = nn.Sequential(nn.Conv2d(3, 3, 1), Unused(write), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 1))
+    with pytest.warns(UserWarning, match="kept as a float leaf"):
+        gm = bnnfx.convert(inner.eval(), "xnor")
+    assert type(gm.get_submodule("1")) is Unused
+
+
+def test_item_assignment_makes_a_leaf_or_is_refused() -> None:
+    def assign(y: Tensor) -> None:
+        y[:, 0] = 0
+
+    with pytest.raises(ConversionError, match=r"'setitem' \(setitem\) writes into its input"):
+        trace(Unused(assign))
+
+
+def test_other_names_of_a_tensor_see_what_is_added_to_it() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = z = self.conv(x)
+            y += 1.0
+            y *= 2.0
+            n = m = x.shape[0]
+            n += 1
+            return self.last(z) * m + n  # type: ignore[no-any-return]
+
+    model, x = Net().eval(), torch.randn(2, 3, 6, 6)
+    with torch.no_grad():
+        assert torch.equal(run_pass(FunctionalizeInplace, model).gm(x), model(x.clone()))
+
+
+def test_buffers_are_not_written() -> None:
+    class Counts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.scale = nn.Parameter(torch.ones(4, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.conv(x) * self.scale.mul_(2.0)  # type: ignore[no-any-return]
+
+    model = Counts().requires_grad_(False)
+    with pytest.raises(ConversionError, match="'scale', which belongs to the model"):
+        trace(model)
+    assert model.scale.eq(1).all()
+
+
+def test_views_made_behind_the_call_are_fine() -> None:
+    def write(y: Tensor) -> Tensor:
+        y.mul_(2.0)
+        return y[:, :2]
+
+    model = Unused(write).eval()
+    x = torch.randn(2, 3, 6, 6)
+    assert torch.equal(run_pass(FunctionalizeInplace, model).gm(x), model(x))
+
+
+def test_module_that_writes_and_whose_result_is_not_read_stays() -> None:
+    class Odd(nn.Module):
+        def forward(self, x: Tensor) -> None:
+            if x.sum() > -1e9:
+                x.mul_(2.0)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.odd, self.bn = nn.Conv2d(3, 4, 1), Odd(), nn.BatchNorm2d(4)
+            self.second, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            self.odd(y)
+            return self.last(self.second(self.bn(y)))  # type: ignore[no-any-return]
+
+    with pytest.warns(UserWarning, match="'odd' is kept as a float leaf"):
+        gm = bnnfx.convert(Net().eval(), "xnor")
+    assert "odd" in [node.target for node in gm.graph.nodes]
