@@ -116,6 +116,15 @@ def test_goes_through_everything(scheme, tmp_path):
 
 
 @pytest.mark.usefixtures("registered")
+def test_threshold_of_every_sample():
+    """RBNN with centring compares with the mean of a map, whatever its axes."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 18)
+    bnn = bnnfx.convert(Sound(), "rbnn", config=Config(options={"centre": True})).eval()
+    assert bnnfx.verify(bnn, bnnfx.lower(bnn, (x[:1],)), (x,))
+
+
+@pytest.mark.usefixtures("registered")
 def test_is_known_to_reports():
     bnn, x = trained("bireal")
     explained = bnnfx.explain(bnnfx.lower(bnn, (x,)))
@@ -169,13 +178,29 @@ class Threshold(SignActivation):
         return self.level.reshape(*(1,) * (rank - 1), -1)
 
 
-def test_linear_layers_on_tokens(monkeypatch, tmp_path):
+class Centred(SignActivation):
+    """Compares with the mean of all tokens of a sample."""
+
+    pointwise = False
+
+    def __init__(self) -> None:
+        super().__init__(approx_sign)
+
+    def binarize(self, x: Tensor) -> Tensor:
+        return sign(x, approx_sign, decision=x - self.threshold(x, x.ndim))
+
+    def threshold(self, x: Tensor, rank: int) -> Tensor:
+        return x.mean(dim=tuple(range(1, rank)), keepdim=True)
+
+
+@pytest.mark.parametrize("binarizer", [Threshold, Centred])
+def test_linear_layers_on_tokens(monkeypatch, binarizer, tmp_path):
     """The batch of the packed convolution is that of all tokens."""
     monkeypatch.setitem(BINARY_LAYERS, nn.Linear, BinaryTokens)
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(70, 70), nn.LayerNorm(70), nn.Linear(70, 9)), torch.randn(2, 5, 70)
     bnn = bnnfx.convert(model, "bireal", example_inputs=(x,), config=Config(keep_float=())).eval()
-    edit.replace_module(bnn, "2_sign", Threshold())
+    edit.replace_module(bnn, "2_sign", binarizer())
     packed = bnnfx.lower(bnn, (x[:1],))
     assert bnnfx.verify(bnn, packed, (x,))
     assert bnnfx.verify(packed, bnnfx.export_onnx(packed, tmp_path / "tokens.onnx"), (x,))

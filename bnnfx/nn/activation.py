@@ -42,6 +42,10 @@ class ActivationBinarizer(nn.Module):
         """What `x`, of `rank` axes, is compared with: broadcastable to it, and plain torch, for `lower` traces it."""
         return torch.zeros((1,) * rank)
 
+    def constant_threshold(self, rank: int) -> Tensor:
+        """The threshold of a `pointwise` binarizer, `float32`, without any x."""
+        return self.threshold(torch.empty(0), rank).detach().float()
+
     def thresholds(self, x: Tensor, rank: int) -> tuple[Tensor, ...]:
         """What separates neighbouring `levels`, ascending, each as `threshold` gives it."""
         return (self.threshold(x, rank),)

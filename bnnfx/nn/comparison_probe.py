@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bnnfx.errors import Refusal
+from bnnfx.errors import Refusal, first_line
 from bnnfx.nn.activation import ActivationBinarizer
 
 _MAP_AXES = 4
@@ -27,29 +27,43 @@ def comparison_fault(binarizer: ActivationBinarizer, shape: torch.Size) -> Refus
         shape: of what it reads. A batch of any size is given, and a smaller map where the threshold is the same at all
             its pixels.
     """
-    x = _probe(binarizer, _probe_shape(binarizer, shape))
-    threshold = binarizer.threshold(x, x.ndim).float().expand(x.shape)
+    try:
+        x = _probe(binarizer, _probe_shape(binarizer, shape))
+        threshold = _threshold(binarizer, x).expand(x.shape)
+        obstacle = "is not a number" if bool(threshold.isnan().any()) else ""
+    except (RuntimeError, IndexError) as error:
+        obstacle = f"cannot be had: {first_line(error)[:-1]}"
+    if obstacle:
+        return Refusal(
+            f"the threshold of {_name(binarizer)}, {obstacle}",
+            "let threshold(x, rank) give what broadcasts to x; if it is computed from x, set pointwise = False",
+        )
     low, high = binarizer.levels
     given, expected = binarizer(x), torch.where(x >= threshold, high, low)
     if given.shape != x.shape:
-        return Refusal(f"{_name(binarizer)} gives {list(given.shape)} for values {list(x.shape)}", _REMEDY)
+        return Refusal(f"{_name(binarizer)}, gives {list(given.shape)} for values {list(x.shape)}", _REMEDY)
     wrong = given != expected
     if not bool(wrong.any()):
         return None
     value, limit, one, other = (float(values[wrong][0]) for values in (x, threshold, given, expected))
     return Refusal(
-        f"{_name(binarizer)} gives {one:.9g} for {value:.9g}, where the comparison with its threshold, {limit:.9g}, "
+        f"{_name(binarizer)}, gives {one:.9g} for {value:.9g}, where the comparison with its threshold, {limit:.9g}, "
         f"gives {other:g}",
         _REMEDY,
     )
 
 
+def _threshold(binarizer: ActivationBinarizer, x: Tensor) -> Tensor:
+    """As `lower` takes it."""
+    return binarizer.constant_threshold(x.ndim) if binarizer.pointwise else binarizer.threshold(x, x.ndim).float()
+
+
 def _name(binarizer: ActivationBinarizer) -> str:
-    return f"its activation binarizer, {type(binarizer).__name__},"
+    return f"its activation binarizer, {type(binarizer).__name__}"
 
 
 def _probe_shape(binarizer: ActivationBinarizer, shape: torch.Size) -> torch.Size:
-    limits = binarizer.threshold(torch.zeros(shape), len(shape)).shape
+    limits = _threshold(binarizer, torch.zeros(shape)).shape
     limits = torch.Size((*(1,) * (len(shape) - len(limits)), *limits))
     channels, *pixels = shape[1:]
     if len(shape) == _MAP_AXES:
@@ -63,7 +77,7 @@ def _probe(binarizer: ActivationBinarizer, shape: torch.Size) -> Tensor:
     x = torch.randn(shape, generator=generator) * 4 ** torch.randint(-3, 3, shape, generator=generator)
     if not binarizer.pointwise:
         return x  # a single infinity would make all of it NaN
-    threshold = binarizer.threshold(x, x.ndim).float().expand(shape)
+    threshold = _threshold(binarizer, x).expand(shape)
     infinity = torch.full(shape, torch.inf)
     special = (
         threshold + x,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import torch
 from torch import fx
 
 from bnnfx.graph import edit
@@ -49,7 +48,7 @@ class CompareForFloatLayers(Pass[LowerContext, fx.Node, list[fx.Node]]):
         """Compare in front of the float readers."""
         module, x = module_of(self.gm, match), match.all_input_nodes[0]
         assert isinstance(module, ActivationBinarizer)
-        threshold = module.threshold(torch.empty(0), len(self.context.shapes[x])).detach().float()
+        threshold = module.constant_threshold(len(self.context.shapes[x]))
         with self.gm.graph.inserting_before(match):
             constant = edit.add_buffer(self.gm, f"{match.target}_threshold", threshold)
             values = self.gm.graph.call_function(compare, (x, constant, *module.levels))

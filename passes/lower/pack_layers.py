@@ -120,7 +120,7 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
             source = next((user for user in x.users if calls(user, torch.reshape) and user.args == view), None)
         value = None
         if module.pointwise:
-            value = module.threshold(torch.empty(0), rank).detach().float()
+            value = module.constant_threshold(rank)
             value = _broadcast(value.expand(1, *self.context.shapes[x][1:]).reshape(-1, *shape))
             for user in [] if source is None else source.users:
                 if calls(user, PACK) and _reads(self.gm, user.args[1], value):
@@ -129,7 +129,7 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
             if value is not None:
                 threshold = edit.add_buffer(self.gm, f"{binarizer.target}_threshold", value)
             else:
-                threshold = self._traced_threshold(module, x, rank)
+                threshold = self._traced_threshold(module, x, shape)
             if source is None:
                 source = graph.call_function(torch.reshape, (x, (-1, *shape)))
                 self.context.shapes[source] = torch.Size((self.context.shapes[x][:-1].numel(), *shape))
@@ -137,12 +137,19 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
         edit.take_name(bits, binarizer, "float")
         return bits
 
-    def _traced_threshold(self, module: ActivationBinarizer, x: fx.Node, rank: int) -> fx.Node:
-        traced = fx.symbolic_trace(_Threshold(module, rank)).graph
+    def _traced_threshold(self, module: ActivationBinarizer, x: fx.Node, shape: tuple[int, ...]) -> fx.Node:
+        """What computes the threshold of `x` at run time, as a map that broadcasts to one of this shape."""
+        graph, sizes = self.gm.graph, self.context.shapes[x]
+        traced = fx.symbolic_trace(_Threshold(module, len(sizes))).graph
         argument = next(node for node in traced.nodes if node.op == "placeholder")
-        threshold = self.gm.graph.graph_copy(traced, {argument: x})
+        threshold = graph.graph_copy(traced, {argument: x})
         assert isinstance(threshold, fx.Node)
-        return self.gm.graph.call_function(torch.reshape, (threshold, (-1, 1, 1, 1))) if rank != 4 else threshold
+        if len(sizes) == 4:
+            return threshold
+        values = module.threshold(torch.zeros(sizes), len(sizes)).numel()
+        if values == sizes[0] and sizes[1:].numel() == torch.Size(shape).numel():  # one for each sample, which is a map
+            return graph.call_function(torch.reshape, (threshold, (-1, 1, 1, 1)))
+        return graph.call_function(torch.reshape, (graph.call_method("expand_as", (threshold, x)), (-1, *shape)))
 
     def _convolution(
         self, match: fx.Node, plan: BinaryWeight, bits: fx.Node, convolution: MapConvolution, result_shape: torch.Size

@@ -724,6 +724,13 @@ class Above(SignActivation):
         return super().binarize(x - 0.1)
 
 
+class PerChannel(Above):
+    """Its threshold needs x, and it says that it does not."""
+
+    def threshold(self, x: Tensor, rank: int) -> Tensor:
+        return x.new_zeros(1, x.shape[1], *(1,) * (rank - 2))
+
+
 class Pooled(Above):
     """Gives a smaller map."""
 
@@ -812,6 +819,14 @@ STOPPING: dict[str, Case] = {
         {"spoil": None},
         lower=True,
         spoil=activation(Above()),
+    ),
+    "threshold that needs activations": Case(
+        "b.0",
+        "the threshold of its activation binarizer, PerChannel, cannot be had",
+        wired(lambda m, x: m.b(m.a(x))),
+        {"spoil": None},
+        lower=True,
+        spoil=activation(PerChannel()),
     ),
     "activation that changes the map": Case(
         "b.0",

@@ -58,7 +58,7 @@ def unchanged(pass_: Pass[Any, Any, Any], step: str, state: Callable[[Any], obje
     assert state(pass_) == before, f"{type(pass_).__name__}.{step} changes something"
 
 
-def watch(monkeypatch: pytest.MonkeyPatch, kind: type[Pass[Any, Any, Any]], met: Counter[str]) -> None:
+def watch(monkeypatch: pytest.MonkeyPatch, kind: type[Pass[Any, Any, Any]], met: Counter[tuple[str, bool]]) -> None:
     """Look at a pass around every step that it takes."""
     match, allowed, rewrite, finish = kind.match, kind.allowed, kind.rewrite, kind.finish
 

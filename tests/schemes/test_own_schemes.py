@@ -200,6 +200,39 @@ class Centred(SignActivation):
         return x.mean(dim=tuple(range(1, rank)), keepdim=True)
 
 
+class SaysPointwise(SignActivation):
+    """Its threshold is no constant: without x it is not a number."""
+
+    def __init__(self) -> None:
+        super().__init__(approx_sign)
+
+    def threshold(self, x: Tensor, rank: int) -> Tensor:
+        return x.mean().expand((1,) * rank)
+
+
+class NeedsChannels(SignActivation):
+    """Its threshold has the channels of x, and there are none without x."""
+
+    def __init__(self) -> None:
+        super().__init__(approx_sign)
+
+    def threshold(self, x: Tensor, rank: int) -> Tensor:
+        return torch.zeros(1, x.shape[1], *(1,) * (rank - 2))
+
+
+@pytest.mark.parametrize(
+    ("activation", "said"),
+    [
+        (SaysPointwise, "the threshold of its activation binarizer, SaysPointwise, is not a number"),
+        (NeedsChannels, "the threshold of its activation binarizer, NeedsChannels, cannot be had: tuple index out of"),
+    ],
+)
+def test_thresholds_that_are_no_constants(use, activation, said):
+    bnn = bnnfx.convert(Chain(), use(activation=activation))
+    with pytest.raises(ConversionError, match=f"{said}.*; let threshold"):
+        bnnfx.lower(bnn.eval(), Chain().inputs())
+
+
 @pytest.mark.parametrize("make", [Chain, lambda: Residual(downsample=True)])
 def test_honest_activations_are_lowered(use, make, tmp_path):
     bnn, x = trained(use(activation=Centred), make())
