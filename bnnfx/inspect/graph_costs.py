@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnnfx.backends.onnx.packed_maps import packed_channels
 from bnnfx.errors import ConversionError, ExampleInputError
@@ -29,6 +28,7 @@ from bnnfx.inspect.leaf_calls import WHOLE, Call, Shape, costs_something, is_lay
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.numerics.bits import row_bytes
 from bnnfx.ops import PackedOp
+from bnnfx.private_interfaces import BatchNorm
 
 _FLOAT_BYTES = 4
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -99,7 +99,7 @@ class _Accountant:
             levels = None if node is None else _levels(self._gm, node.all_input_nodes[0])
             operands = Operands(2 if isinstance(module, BinaryConv2d | BinaryLinear) else None, levels)
             costs = [operands.macs(self._per_sample(_macs(call), node)), self._layer_parameters(call, operands, node)]
-        elif isinstance(module, _BatchNorm):
+        elif isinstance(module, BatchNorm):
             costs = [_batch_norm(module.num_features if self._is_new(module) else 0)]
         elif isinstance(module, ActivationBinarizer) and not module.pointwise:
             costs = [Cost(mean_additions=self._per_sample(prod(call.input_shape), node))]
@@ -114,7 +114,8 @@ class _Accountant:
         layer = call.module
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, Tensor)
-        weights = weight.numel() if self._is_new(layer._parameters.get("weight", layer)) else 0
+        own = dict(layer.named_parameters(recurse=False))
+        weights = weight.numel() if self._is_new(own.get("weight", layer)) else 0
         biases = bias.numel() if isinstance(bias, Tensor) and self._is_new(bias) else 0
         if operands.weight is None:
             return _floats(weights + biases)
@@ -187,7 +188,7 @@ class _Accountant:
     def _new_parameters(self, module: nn.Module, recurse: bool) -> int:
         """How many parameters of a module are not counted yet; a batch norm's are, as channels."""
         new = [parameter for parameter in module.parameters(recurse) if self._is_new(parameter)]
-        return 0 if isinstance(module, _BatchNorm) else sum(parameter.numel() for parameter in new)
+        return 0 if isinstance(module, BatchNorm) else sum(parameter.numel() for parameter in new)
 
     def _is_new(self, key: object) -> bool:
         if id(key) in self._counted:

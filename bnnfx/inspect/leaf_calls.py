@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_of
 from bnnfx.nn import ActivationBinarizer
+from bnnfx.private_interfaces import BatchNorm
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
@@ -32,7 +32,7 @@ class Call:
 
 def is_layer(module: nn.Module) -> bool:
     """Whether a module is one thing to count; what a user wrote is looked into."""
-    ours = isinstance(module, (*WEIGHT_LAYERS, _BatchNorm, ActivationBinarizer))
+    ours = isinstance(module, (*WEIGHT_LAYERS, BatchNorm, ActivationBinarizer))
     return ours or (type(module).__module__.startswith("torch.") and not isinstance(module, _CONTAINERS))
 
 
@@ -40,7 +40,7 @@ def costs_something(module: nn.Module) -> bool:
     """Whether a module multiplies, averages at run time, or has parameters."""
     averages = isinstance(module, ActivationBinarizer) and not module.pointwise
     own = module.parameters(recurse=is_layer(module))
-    return averages or isinstance(module, (*WEIGHT_LAYERS, _BatchNorm)) or next(own, None) is not None
+    return averages or isinstance(module, (*WEIGHT_LAYERS, BatchNorm)) or next(own, None) is not None
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bnnfx.nn.weight import ScaledSign, WeightBinarizer
+from bnnfx.private_interfaces import convolve
 
 
 class _BinaryLayer(nn.Module):
@@ -90,8 +91,7 @@ class BinaryConv2d(_BinaryLayer, nn.Conv2d):
 
     def accumulate(self, x: Tensor, signs: Tensor) -> Tensor:
         """`float[N, C, H, W]` to integers `float[N, O, OH, OW]`; zero padding."""
-        accumulator: Tensor = self._conv_forward(x, signs, None)
-        return accumulator
+        return convolve(self, x, signs)
 
 
 class BinaryLinear(_BinaryLayer, nn.Linear):

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from bnnfx.private_interfaces import overload_of
+
 ONNX_DOMAIN = "ai.bnnfx"
 OPSET_VERSION = 1
 """Version of the operator definitions, in torch and in ONNX; a change of any operator's meaning raises it."""
@@ -59,7 +61,5 @@ def define(
     """
     op = torch.library.custom_op(f"bnnfx::{name}", reference, mutates_args=(), schema=schema)
     op.register_fake(shape)
-    arguments = op._opoverload._schema.arguments
-    tensors = tuple(a.name for a in arguments if isinstance(a.type, torch.TensorType))
-    attributes = tuple(a.name for a in arguments[len(tensors) :])
-    return PackedOp(op._opoverload, shape, onnx_name, tensors, attributes, outputs, bits_in, compared)
+    target, tensors, attributes = overload_of(op)
+    return PackedOp(target, shape, onnx_name, tensors, attributes, outputs, bits_in, compared)

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from bnnfx.errors import ConversionError
@@ -26,6 +25,7 @@ from bnnfx.graph.ranks import ranks_of
 from bnnfx.graph.record import Refusal, Remark
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import BINARY_LAYERS
+from bnnfx.private_interfaces import LazyModule, has_hooks
 from bnnfx.schemes import get_scheme, schemes
 
 _FUNCTIONS = {
@@ -200,14 +200,14 @@ def _is_functional_layer(node: fx.Node) -> bool:
 
 
 def _unsupported(layer: nn.Module) -> Refusal | None:
-    if isinstance(layer, LazyModuleMixin):
+    if isinstance(layer, LazyModule):
         return Refusal("its weight is not made yet", "run the model once on an input before convert")
     if parametrize.is_parametrized(layer):
         return Refusal(
             "its weight is parametrized",
             "call torch.nn.utils.parametrize.remove_parametrizations on it before convert",
         )
-    if layer._forward_pre_hooks or layer._forward_hooks:
+    if has_hooks(layer):
         return Refusal(
             "it has forward hooks (weight normalization is one), which a binary layer would lose",
             "remove them before convert, and put back what should stay on the result",

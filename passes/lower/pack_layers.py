@@ -15,6 +15,7 @@ from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear
 from bnnfx.nn.weight import exact_zeros
 from bnnfx.numerics.bits import pack_bits
+from bnnfx.private_interfaces import rename
 
 
 class PackLayers(Pass[LowerContext, fx.Node]):
@@ -109,7 +110,7 @@ class PackLayers(Pass[LowerContext, fx.Node]):
             ]
             self.context.packed[str(constants[0].target)] = name
             result = graph.call_function(CONVOLUTION, (bits, *constants, *_geometry(layer, kernel), int(low), 1))
-            result._rename(f"{match.name}_packed")  # stays behind a linear layer; otherwise it becomes the layer's name
+            rename(result, f"{match.name}_packed")  # stays behind a linear layer; otherwise it becomes the layer's name
             self.context.shapes[result] = shape if rank == 4 else torch.Size((shape[:-1].numel(), shape[-1], 1, 1))
             if rank == 2:
                 result = graph.call_function(torch.flatten, (result, 1))
