@@ -1,10 +1,14 @@
 """The order of all passes, stage by stage; written here and nowhere else.
 
 Another package adds a pass through the entry-point group `bnnfx.passes`: a `Pass` class whose attribute `after` is the
-class in one of these tuples that it follows.
+pass that it follows, one of these tuples or another package's. Those that follow the same pass stand in the order of
+the names of their packages, and within a package as its entry points are listed; each has its own followers right
+behind it.
 """
 
-from importlib.metadata import entry_points
+import inspect
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from bnnfx.graph.pass_runner import Pass
@@ -29,8 +33,13 @@ from bnnfx.passes.lower.pack_layers import PackLayers
 from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
 from bnnfx.passes.split.replicate_before_batchnorm import ReplicateBeforeBatchNorm
 from bnnfx.passes.split.split_activations import SplitActivations
+from bnnfx.registry import entry_point, read_entry_points
 
-CONVERT: tuple[type[Pass[Any, Any]], ...] = (
+AnyPass = type[Pass[Any, Any]]
+
+_GROUP = "bnnfx.passes"
+
+CONVERT: tuple[AnyPass, ...] = (
     # TRACED -> CANONICAL
     FunctionalizeInplace,
     CanonicalizeCalls,
@@ -44,14 +53,14 @@ CONVERT: tuple[type[Pass[Any, Any]], ...] = (
     BinarizeLayers,
 )
 
-SPLIT: tuple[type[Pass[Any, Any]], ...] = (
+SPLIT: tuple[AnyPass, ...] = (
     # TRAINABLE: each step keeps what the network computes
     SplitActivations,
     MoveShiftUpstream,
     ReplicateBeforeBatchNorm,  # needs the streams: it widens what adds to one
 )
 
-LOWER: tuple[type[Pass[Any, Any]], ...] = (
+LOWER: tuple[AnyPass, ...] = (
     # TRAINABLE
     DropInferenceIdentities,
     FreezeBatchNorm,
@@ -69,22 +78,56 @@ LOWER: tuple[type[Pass[Any, Any]], ...] = (
 )
 
 
-def with_extensions(passes: tuple[type[Pass[Any, Any]], ...]) -> tuple[type[Pass[Any, Any]], ...]:
-    """The passes, and behind each those of other packages that follow it.
+def with_extensions(passes: tuple[AnyPass, ...]) -> tuple[AnyPass, ...]:
+    """The passes, and behind each those of other packages that follow it; an entry point that fails is left out.
 
     Raises:
-        ValueError: an entry point is no pass, or follows none of ours.
+        ValueError: a pass of another package follows none of ours, be it through others, or is for another stage.
     """
-    result = list(passes)
-    for entry in entry_points(group="bnnfx.passes"):
-        extension = entry.load()
-        if not (
-            isinstance(extension, type) and issubclass(extension, Pass) and extension.after in CONVERT + SPLIT + LOWER
-        ):
+    extensions: dict[AnyPass, EntryPoint] = {}
+
+    def take(entry: EntryPoint, found: object) -> None:
+        if not (isinstance(found, type) and issubclass(found, Pass)):
+            raise TypeError(f"it must be a subclass of bnnfx.graph.pass_runner.Pass, and is {found!r}.")
+        if inspect.isabstract(found):
+            raise TypeError(f"{found.__name__} does not define {', '.join(sorted(found.__abstractmethods__))}.")
+        extensions.setdefault(found, entry)
+
+    read_entry_points(_GROUP, take)
+    placed = {kind for ours in (*CONVERT, *SPLIT, *LOWER) for kind in _with_followers(ours, extensions)}
+    for extension, entry in extensions.items():
+        if extension not in placed:
+            raise ValueError(_misplaced(extension, entry, extensions))
+        assert extension.after is not None
+        stage = extension.after.ensures
+        if not getattr(extension, "requires", None) is getattr(extension, "ensures", None) is stage:
             raise ValueError(
-                f"The entry point {entry.name!r} of group bnnfx.passes ({entry.value}) must be a subclass of Pass "
-                "whose attribute `after` is one of the passes in bnnfx.pipelines."
+                f"{entry_point(_GROUP, entry)} follows {extension.after.__name__}, behind which a graph is in stage "
+                f"{stage.value}. Set the attributes `requires` and `ensures` of {extension.__name__} to {stage}."
             )
-        if extension.after in passes:
-            result.insert(result.index(extension.after) + 1, extension)
-    return tuple(result)
+    return tuple(kind for ours in passes for kind in _with_followers(ours, extensions))
+
+
+def _with_followers(kind: AnyPass, extensions: dict[AnyPass, EntryPoint]) -> Iterator[AnyPass]:
+    yield kind
+    for extension in extensions:
+        if extension.after is kind:
+            yield from _with_followers(extension, extensions)
+
+
+def _misplaced(extension: AnyPass, entry: EntryPoint, extensions: dict[AnyPass, EntryPoint]) -> str:
+    """Why a pass of another package has no place: it follows nothing, or a pass that has none, or itself."""
+    chain = [extension]
+    while chain[-1].after in extensions and chain[-1].after not in chain:
+        chain.append(chain[-1].after)
+    last, names = chain[-1].after, " after ".join(kind.__name__ for kind in chain)
+    if last in chain:
+        reason = f"the passes follow each other in a circle: {names} after {last.__name__}"
+    elif last is None:
+        reason = f"{names} follows no pass"
+    else:
+        reason = f"{names} follows {last!r}, which is in no pipeline"
+    return (
+        f"{entry_point(_GROUP, entry)} has no place: {reason}. Set the attribute `after` of {chain[-1].__name__} to "
+        "one of the passes in bnnfx.pipelines, or to a pass of another package that follows one."
+    )

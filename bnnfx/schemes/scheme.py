@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Any
 
 from torch import nn
 
 from bnnfx.nn import ActivationBinarizer, WeightBinarizer
+from bnnfx.registry import Registry, complete_options
 
 Options = Mapping[str, Any]
 
@@ -54,14 +54,7 @@ class Scheme:
         Raises:
             ValueError: an option that the scheme does not have, listing those it has.
         """
-        every = {**self.options, **self.network_options}
-        unknown = sorted(set(given) - set(every))
-        if unknown:
-            known = ", ".join(f"{name}={value!r}" for name, value in every.items()) or "none"
-            raise ValueError(
-                f"Scheme {self.name!r} has no option {', '.join(map(repr, unknown))}; its options are: {known}."
-            )
-        return {**every, **given}
+        return complete_options(f"Scheme {self.name!r}", {**self.options, **self.network_options}, given)
 
     def resolve_layer(self, given: Options) -> dict[str, Any]:
         """The options of one layer over the defaults, without those of the network.
@@ -72,8 +65,7 @@ class Scheme:
         return {name: value for name, value in self.resolve(given).items() if name in self.options}
 
 
-_SCHEMES: dict[str, Scheme] = {}
-_entry_points_read = False
+SCHEMES = Registry(Scheme, "bnnfx.schemes")
 
 
 def register_scheme(scheme: Scheme) -> Scheme:
@@ -82,10 +74,7 @@ def register_scheme(scheme: Scheme) -> Scheme:
     Raises:
         ValueError: the name is taken.
     """
-    if scheme.name in _SCHEMES:
-        raise ValueError(f"A scheme named {scheme.name!r} is registered already ({_SCHEMES[scheme.name].title}).")
-    _SCHEMES[scheme.name] = scheme
-    return scheme
+    return SCHEMES.register(scheme)
 
 
 def schemes() -> list[str]:
@@ -94,7 +83,7 @@ def schemes() -> list[str]:
     >>> schemes()
     ['binaryduo', 'bireal', 'rbnn', 'xnor']
     """
-    return sorted(_known())
+    return list(SCHEMES.known())
 
 
 def get_scheme(name: str) -> Scheme:
@@ -103,16 +92,4 @@ def get_scheme(name: str) -> Scheme:
     Raises:
         ValueError: no such scheme; the message lists the known ones.
     """
-    known = _known()
-    if name not in known:
-        raise ValueError(f"Unknown scheme {name!r}; the known ones are: {', '.join(sorted(known))}.")
-    return known[name]
-
-
-def _known() -> dict[str, Scheme]:
-    global _entry_points_read
-    if not _entry_points_read:
-        _entry_points_read = True
-        for entry in entry_points(group="bnnfx.schemes"):
-            register_scheme(entry.load())
-    return _SCHEMES
+    return SCHEMES.get(name)
