@@ -1,18 +1,21 @@
-"""The compiler's entry points: `convert`, `split` and `lower`."""
+"""The compiler's entry points: `convert`, `split`, `lower`, and `export`."""
 
 import copy
 import warnings
+from pathlib import Path
 from typing import Any
 
 from torch import fx, nn
 
 from bnnfx import pipelines
+from bnnfx.backends import TARGETS, require_dialect
 from bnnfx.config import Config
-from bnnfx.errors import ConversionError
+from bnnfx.errors import ConversionError, ExportError
+from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.frontend.trace import trace, weight_layers
 from bnnfx.graph.context import ConvertContext, LowerContext
 from bnnfx.graph.pass_runner import run_passes
-from bnnfx.graph.record import PassReport, Record, attach, require_stage
+from bnnfx.graph.record import PassReport, Record, attach, record_of, require_stage
 from bnnfx.graph.shapes import as_tensors, infer_shapes
 from bnnfx.graph.stage import Stage, require_two_levels
 from bnnfx.nn import ActivationBinarizer
@@ -153,3 +156,73 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     run_passes(packed, pipelines.with_extensions(pipelines.LOWER), context, record)
     attach(packed, record)
     return packed
+
+
+def export(
+    gm: fx.GraphModule,
+    path: str | Path,
+    target: str = "bnnfx",
+    *,
+    example_inputs: tuple[Any, ...] | None = None,
+    **options: Any,
+) -> Path:
+    """Write a graph as one file.
+
+    Args:
+        gm: a graph in stage PACKED, or in stage TRAINABLE, which is lowered first.
+        path: the file to write; it appears whole or not at all.
+        target: what to write, one of `bnnfx.targets()`.
+        example_inputs: arguments of forward, needed to lower a trainable graph.
+        **options: those of the target.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: unknown target, or an option that the target does not take.
+        StageError: `gm` is neither trainable nor packed.
+        ExportError: the folder of `path` is missing, or the target cannot hold the graph.
+    """
+    chosen = TARGETS.get(target)
+    path = require_folder(path)
+    if path.is_dir():
+        raise ExportError(f"{path} is a folder; give the name of a file in it.")
+    record = record_of(gm) if isinstance(gm, fx.GraphModule) else None
+    if record is not None and record.stage is Stage.TRAINABLE:
+        if example_inputs is None:
+            raise ExportError("A trainable graph is lowered first, which needs example_inputs=(x,); none were given.")
+        gm = lower(gm, example_inputs)
+    require_stage(gm, Stage.PACKED, "export")
+    return write_whole(path, chosen.content(gm, options))
+
+
+def export_onnx(
+    gm: fx.GraphModule,
+    path: str | Path,
+    *,
+    example_inputs: tuple[Any, ...] | None = None,
+    dialect: str = "bnnfx",
+    opset: int | None = None,
+) -> Path:
+    """Write a graph as one ONNX file with a free batch size: `export` for the targets that are ONNX.
+
+    Args:
+        gm: a graph in stage PACKED, or in stage TRAINABLE, which is lowered first.
+        path: the file to write; it appears whole or not at all.
+        example_inputs: arguments of forward, needed to lower a trainable graph.
+        dialect: `"bnnfx"` (nodes of domain `ai.bnnfx`, each with a body of standard operators, so that the file runs
+            in any ONNX Runtime and at full speed where the kernel library is registered), `"standard"` (standard
+            operators only), or a registered one.
+        opset: version of the standard operator set, 18 or higher; 18 if not given.
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: unknown dialect, or an opset that is too old.
+        StageError: `gm` is neither trainable nor packed.
+        ExportError: the folder of `path` is missing, or some node cannot be exported.
+    """
+    require_dialect(dialect)
+    options = {} if opset is None else {"opset": opset}
+    return export(gm, path, dialect, example_inputs=example_inputs, **options)

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from bnnfx.graph.record import require_stage
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.nn.observer import ChannelStatistics
+from bnnfx.private_interfaces import BatchNorm
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def _run(gm: fx.GraphModule, batches: Iterable[Any]) -> None:
 @contextmanager
 def _averaging_batch_norms(gm: fx.GraphModule) -> Iterator[None]:
     """Reset the running statistics and let them become the plain average of what passes through."""
-    norms = [m for m in gm.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+    norms = [m for m in gm.modules() if isinstance(m, BatchNorm) and m.running_mean is not None]
     momenta = [norm.momentum for norm in norms]
     before: list[tuple[Tensor, ...]] = [tuple(b.clone() for b in norm.buffers()) for norm in norms]
     for norm in norms:

@@ -3,9 +3,10 @@
 import fnmatch
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 FLOAT_KEYWORDS = ("first", "last", "downsample")
 """`first`: layers that read a graph input; `last`: layers whose result reaches an output without another layer;
@@ -39,13 +40,14 @@ class Config:
         widths: number of output channels (features) of a layer, by glob or by exact qualified name; layers whose widths
             are tied together, by a residual add for instance, all get it.
 
+    >>> from torch import nn
     >>> config = Config(layers={nn.Linear: LayerConfig(binarize=False), "features.0": LayerConfig(binarize=True)})
     >>> config.for_layer("features.0", nn.Linear).binarize
     True
     """
 
     keep_float: tuple[str, ...] = FLOAT_KEYWORDS
-    layers: Mapping[str | type[nn.Module], LayerConfig] = field(default_factory=dict)
+    layers: "Mapping[str | type[nn.Module], LayerConfig]" = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
 
@@ -63,7 +65,7 @@ class Config:
             if not isinstance(key, str) or not isinstance(width, int) or isinstance(width, bool) or width < 1:
                 raise ValueError(f"Config.widths maps names or globs to positive integers; got {key!r}: {width!r}.")
 
-    def for_layer(self, name: str, kind: type[nn.Module]) -> LayerConfig:
+    def for_layer(self, name: str, kind: "type[nn.Module]") -> LayerConfig:
         """The settings of one layer, all matching keys merged by precedence."""
         by_type = [value for key, value in self.layers.items() if isinstance(key, type) and issubclass(kind, key)]
         by_glob = [value for key, value in self.layers.items() if key != name and _selects(key, name)]
@@ -89,6 +91,6 @@ class Config:
         return {field_name: keys for field_name, keys in found.items() if keys}
 
 
-def _selects(key: str | type[nn.Module], name: str) -> bool:
+def _selects(key: "str | type[nn.Module]", name: str) -> bool:
     """Whether a name or glob selects a layer."""
     return isinstance(key, str) and (key == name or fnmatch.fnmatchcase(name, key))

@@ -15,7 +15,9 @@ def require_folder(path: str | Path) -> Path:
     """
     path = Path(path)
     if not path.parent.is_dir():
-        raise ExportError(f"The folder {path.parent} does not exist, so {path.name} cannot be written there.")
+        raise ExportError(
+            f"The folder {path.parent} does not exist, so {path.name} cannot be written there; create it first."
+        )
     return path
 
 

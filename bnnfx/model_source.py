@@ -15,10 +15,7 @@ from bnnfx._torchvision import import_torchvision
 from bnnfx.api import convert, split_if_ternary
 from bnnfx.config import Config
 from bnnfx.errors import ModelSourceError, first_line
-
-PREFIX = "torchvision:"
-IMAGE_SIZE = 224
-FORMS = f"'{PREFIX}NAME', 'file.py:function' or 'module:function'"
+from bnnfx.source_forms import FORMS, PREFIX
 
 State = Mapping[str, Tensor]
 

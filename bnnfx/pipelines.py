@@ -1,15 +1,16 @@
 """The order of all passes, stage by stage; written here and nowhere else.
 
 Another package adds a pass through the entry-point group `bnnfx.passes`: a `Pass` class whose attribute `after` is the
-class that it follows, in one of these tuples or of another package.
+pass that it follows, one of these tuples or another package's. Those that follow the same pass stand in the order of
+the names of their packages, and within a package as its entry points are listed; each has its own followers right
+behind it.
 """
 
 import inspect
-import warnings
-from importlib.metadata import entry_points
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
 from typing import Any
 
-from bnnfx.errors import first_line
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.passes.convert.add_shortcut_per_convolution import AddShortcutPerConvolution
 from bnnfx.passes.convert.binarize_layers import BinarizeLayers
@@ -34,8 +35,13 @@ from bnnfx.passes.lower.settle_mode import SettleMode
 from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
 from bnnfx.passes.split.replicate_before_batchnorm import ReplicateBeforeBatchNorm
 from bnnfx.passes.split.split_activations import SplitActivations
+from bnnfx.registry import entry_point, read_entry_points
 
-CONVERT: tuple[type[Pass[Any, Any, Any]], ...] = (
+AnyPass = type[Pass[Any, Any, Any]]
+
+_GROUP = "bnnfx.passes"
+
+CONVERT: tuple[AnyPass, ...] = (
     # TRACED -> CANONICAL
     FunctionalizeInplace,
     CanonicalizeCalls,
@@ -49,14 +55,14 @@ CONVERT: tuple[type[Pass[Any, Any, Any]], ...] = (
     BinarizeLayers,
 )
 
-SPLIT: tuple[type[Pass[Any, Any, Any]], ...] = (
+SPLIT: tuple[AnyPass, ...] = (
     # TRAINABLE: each step keeps what the network computes
     SplitActivations,
     MoveShiftUpstream,
     ReplicateBeforeBatchNorm,  # needs the streams: it widens what adds to one
 )
 
-LOWER: tuple[type[Pass[Any, Any, Any]], ...] = (
+LOWER: tuple[AnyPass, ...] = (
     # TRAINABLE
     SettleMode,
     DropInferenceIdentities,
@@ -76,58 +82,56 @@ LOWER: tuple[type[Pass[Any, Any, Any]], ...] = (
 )
 
 
-def with_extensions(passes: tuple[type[Pass[Any, Any, Any]], ...]) -> tuple[type[Pass[Any, Any, Any]], ...]:
-    """The passes, and behind each those of other packages that follow it, in the order of their entry points.
+def with_extensions(passes: tuple[AnyPass, ...]) -> tuple[AnyPass, ...]:
+    """The passes, and behind each those of other packages that follow it; an entry point that fails is left out.
 
-    An entry point that cannot be taken is left out, with a warning that names it.
+    Raises:
+        ValueError: a pass of another package follows none of ours, be it through others, or is for another stage.
     """
-    waiting = []
-    for entry in entry_points(group="bnnfx.passes"):
-        try:
-            extension = entry.load()
-            obstacle = _obstacle(extension)
-        except Exception as error:  # whatever the other package's module does when it is imported
-            extension, obstacle = None, f"it raises {type(error).__name__}: {first_line(error).removesuffix('.')}"
-        if obstacle is None:
-            waiting.append(extension)
-        else:
-            warnings.warn(
-                f"The entry point {entry.name!r} of group bnnfx.passes ({entry.value}) is left out: {obstacle}. "
-                "Repair the package that it comes from, or uninstall it.",
-                stacklevel=3,
+    extensions: dict[AnyPass, EntryPoint] = {}
+
+    def take(entry: EntryPoint, found: object) -> None:
+        if not (isinstance(found, type) and issubclass(found, Pass)):
+            raise TypeError(f"it must be a subclass of bnnfx.graph.pass_runner.Pass, and is {found!r}.")
+        if inspect.isabstract(found):
+            raise TypeError(f"{found.__name__} does not define {', '.join(sorted(found.__abstractmethods__))}.")
+        extensions.setdefault(found, entry)
+
+    read_entry_points(_GROUP, take)
+    placed = {kind for ours in (*CONVERT, *SPLIT, *LOWER) for kind in _with_followers(ours, extensions)}
+    for extension, entry in extensions.items():
+        if extension not in placed:
+            raise ValueError(_misplaced(extension, entry, extensions))
+        assert extension.after is not None
+        stage = extension.after.ensures
+        if not getattr(extension, "requires", None) is getattr(extension, "ensures", None) is stage:
+            raise ValueError(
+                f"{entry_point(_GROUP, entry)} follows {extension.after.__name__}, behind which a graph is in stage "
+                f"{stage.value}. Set the attributes `requires` and `ensures` of {extension.__name__} to {stage}."
             )
-    result, placed = list(passes), True
-    while placed:
-        placed = False
-        for extension in [extension for extension in waiting if extension.after in result]:
-            place = result.index(extension.after) + 1
-            while place < len(result) and extension.after in _followed(result[place]):
-                place += 1
-            result.insert(place, extension)
-            waiting.remove(extension)
-            placed = True
-    return tuple(result)
+    return tuple(kind for ours in passes for kind in _with_followers(ours, extensions))
 
 
-def _followed(kind: type[Pass[Any, Any, Any]]) -> list[type[Pass[Any, Any, Any]]]:
-    """The pass that a pass follows, the one that this one follows ..., up to one of ours."""
-    chain = []
-    while kind.after is not None and kind.after not in chain:
-        kind = kind.after
-        chain.append(kind)
-    return chain
+def _with_followers(kind: AnyPass, extensions: dict[AnyPass, EntryPoint]) -> Iterator[AnyPass]:
+    yield kind
+    for extension in extensions:
+        if extension.after is kind:
+            yield from _with_followers(extension, extensions)
 
 
-def _obstacle(extension: object) -> str | None:
-    """Why an object has no place among the passes."""
-    if not (isinstance(extension, type) and issubclass(extension, Pass)):
-        return "it is no subclass of bnnfx.graph.pass_runner.Pass"
-    if inspect.isabstract(extension):
-        return f"the class lacks {', '.join(sorted(extension.__abstractmethods__))}"
-    root = next((kind for kind in _followed(extension) if kind in CONVERT + SPLIT + LOWER), None)
-    if root is None:
-        return "its attribute `after` leads to none of the passes in bnnfx.pipelines"
-    stages = {getattr(extension, "requires", None), getattr(extension, "ensures", None)}
-    if stages != {root.ensures}:
-        return f"it follows {root.__name__}, so its attributes `requires` and `ensures` must both be {root.ensures}"
-    return None
+def _misplaced(extension: AnyPass, entry: EntryPoint, extensions: dict[AnyPass, EntryPoint]) -> str:
+    """Why a pass of another package has no place: it follows nothing, or a pass that has none, or itself."""
+    chain = [extension]
+    while chain[-1].after in extensions and chain[-1].after not in chain:
+        chain.append(chain[-1].after)
+    last, names = chain[-1].after, " after ".join(kind.__name__ for kind in chain)
+    if last in chain:
+        reason = f"the passes follow each other in a circle: {names} after {last.__name__}"
+    elif last is None:
+        reason = f"{names} follows no pass"
+    else:
+        reason = f"{names} follows {last!r}, which is in no pipeline"
+    return (
+        f"{entry_point(_GROUP, entry)} has no place: {reason}. Set the attribute `after` of {chain[-1].__name__} to "
+        "one of the passes in bnnfx.pipelines, or to a pass of another package that follows one."
+    )

@@ -2,34 +2,22 @@
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-import bnnfx
-
-# in an editable install __path__ lists the folder of the built library too
-PACKAGE = next(Path(path) for path in bnnfx.__path__ if (Path(path) / "api.py").exists())
-FILES = {
-    ".".join(("bnnfx", *folder, *([] if path.stem == "__init__" else [path.stem]))): path
-    for pattern in ("*.py", "*/*.py", "*/*/*.py")  # rglob does not follow the symbolic link to the passes
-    for path in PACKAGE.glob(pattern)
-    for folder in [path.relative_to(PACKAGE).parts[:-1]]
-    if folder[:1] != ("csrc",)  # scripts of the build, which import the package from its files
-}
+from helpers.sources import FILES
 
 LAYERS = (
-    {"errors", "_torchvision"},
+    {"errors", "_torchvision", "private_interfaces", "registry", "source_forms"},
     {"config", "file_writing", "numerics"},
     {"nn", "ops"},
-    {"schemes"},
+    {"operators_on_demand", "schemes"},
     {"graph"},
     {"frontend"},
     {"passes"},
     {"pipelines"},
-    {"api"},
     {"runtime"},
     {"backends"},
+    {"api"},
     {"analysis", "calibration", "optimizer_state", "schedule"},
     {"inspect"},
     {""},  # bnnfx itself: the public names

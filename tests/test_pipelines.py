@@ -1,147 +1,127 @@
-"""Passes of other packages find their place, or are left out by name."""
+"""Passes of other packages find their place, are refused, or are left out."""
 
 import itertools
-from types import SimpleNamespace
+import warnings
+from pathlib import Path
 
 import pytest
-from torch import nn
+from helpers.models import Chain
+from helpers.plugins import install
 
 import bnnfx
-from bnnfx import Config, pipelines
+from bnnfx import pipelines
+from bnnfx.graph.pass_runner import watch_passes
+from bnnfx.passes.convert.insert_batchnorm import InsertBatchNorm
+
+HEAD = """
 from bnnfx.graph.pass_runner import Pass
-from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 from bnnfx.passes.convert.insert_batchnorm import InsertBatchNorm
 from bnnfx.passes.lower.pack_layers import PackLayers
 
-
-class Follower(Pass):
-    """Does nothing, at a place that subclasses name."""
-
+class Nothing(Pass):
+    def __init_subclass__(cls):
+        if cls.after is not None:
+            cls.requires = cls.ensures = getattr(cls.after, "ensures", None)
     def match(self):
         return []
-
-    def allowed(self, match):
-        return None
-
-    def rewrite(self, match, plan):
+    def rewrite(self, match):
         pass
-
     def subject(self, match):
         return ""
+"""
 
 
-def following(after: type[Pass], name: str = "Follower", **attributes: object) -> type[Pass]:
-    stage = getattr(after, "ensures", None)
-    return type(name, (Follower,), {"after": after, "requires": stage, "ensures": stage, **attributes})
+@pytest.fixture
+def package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """Install a package of passes: its name, and classes, each with the source of what it follows, in order."""
+
+    def make(name: str, *, before: str = "", behind: str = "", **passes: str) -> None:
+        bodies = [f"class {key}(Nothing):\n    after = {after}\n" for key, after in passes.items()]
+        entries = {key.lower(): f"{name}:{key}" for key in passes}
+        install(monkeypatch, tmp_path, name, "bnnfx.passes", entries, "\n".join([HEAD, before, *bodies, behind]))
+
+    return make
 
 
-def install(monkeypatch: pytest.MonkeyPatch, *extensions: object) -> None:
-    """Entry points `e0`, `e1` ...; an exception is raised when its entry point is loaded."""
-
-    def load(extension: object) -> object:
-        if isinstance(extension, Exception):
-            raise extension
-        return extension
-
-    entries = [
-        SimpleNamespace(name=f"e{i}", value=f"m:{x}", load=lambda x=x: load(x)) for i, x in enumerate(extensions)
-    ]
-    monkeypatch.setattr(pipelines, "entry_points", lambda group: entries if group == "bnnfx.passes" else [])
+def names(passes) -> list[str]:
+    return [kind.__name__ for kind in passes]
 
 
-def behind(passes: tuple[type[Pass], ...], kind: type[Pass], count: int) -> list[type[Pass]]:
-    start = passes.index(kind) + 1
-    return list(passes[start : start + count])
+def ours_then(*extensions: str) -> list[str]:
+    """The names of `CONVERT` with these behind the batch norms."""
+    place = pipelines.CONVERT.index(InsertBatchNorm) + 1
+    return [*names(pipelines.CONVERT[:place]), *extensions, *names(pipelines.CONVERT[place:])]
 
 
-def test_extension_follows_the_pass_it_names(monkeypatch):
-    mine, late = following(InsertBatchNorm), following(PackLayers)
-    install(monkeypatch, mine, late)
-    convert = pipelines.with_extensions(pipelines.CONVERT)
-    assert behind(convert, InsertBatchNorm, 1) == [mine]
-    assert [p for p in convert if p is not mine] == list(pipelines.CONVERT)
-    lower = pipelines.with_extensions(pipelines.LOWER)
-    assert behind(lower, PackLayers, 1) == [late] and mine not in lower
+def test_extension_follows_the_pass_it_names(package):
+    package("mine", Mine="InsertBatchNorm", Late="PackLayers")
+    assert names(pipelines.with_extensions(pipelines.CONVERT)) == ours_then("Mine")
+    lower = names(pipelines.with_extensions(pipelines.LOWER))
+    assert lower[lower.index("PackLayers") + 1] == "Late" and "Mine" not in lower
+    seen = []
+    with watch_passes(lambda report, gm: seen.append(report.name)):
+        bnnfx.convert(Chain(), "xnor")
+    assert seen == ours_then("Mine")
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_extensions_follow_each_other(monkeypatch, order):
-    """Two behind one pass keep their order; one behind another package's pass stands right behind that."""
-    first, second = following(InsertBatchNorm, "First"), following(InsertBatchNorm, "Second")
-    after_first = following(first, "AfterFirst")
-    installed = [first, second, after_first, following(after_first, "Last")]
-    install(monkeypatch, *(installed[i] for i in order))
-    convert = pipelines.with_extensions(pipelines.CONVERT)
-    chain = [first, after_first, installed[3]]
-    expected = [*chain, second] if order.index(0) < order.index(1) else [second, *chain]
-    assert behind(convert, InsertBatchNorm, 4) == expected
-    assert [p for p in convert if p not in installed] == list(pipelines.CONVERT)
+def test_extensions_of_the_same_pass_stand_in_order(package):
+    """By the names of their packages, however they lie on the path; within one, as listed."""
+    package("b_package", Z="InsertBatchNorm", Y="InsertBatchNorm")
+    package("c_package", W="InsertBatchNorm")
+    package("a_package", X="InsertBatchNorm")
+    assert names(pipelines.with_extensions(pipelines.CONVERT)) == ours_then("X", "Z", "Y", "W")
 
 
-def test_extension_runs(monkeypatch):
-    """A pass of another package, and one behind it: both do their work in `convert`."""
-
-    class Renames(Follower):
-        """Writes the number of its calls into the names of binary layers."""
-
-        after = InsertBatchNorm
-        requires = ensures = Stage.CANONICAL
-
-        def match(self):
-            yield from [node for node in self.gm.graph.nodes if self.context.is_binary(node)]
-
-        def allowed(self, match):
-            return Refusal("is the last", "add one") if match.name.endswith("2") else f"{match.name}_renamed"
-
-        def rewrite(self, match, plan):
-            match._rename(plan)
-
-        def subject(self, match):
-            return match.name
-
-    class Again(Renames):
-        after = Renames
-
-    install(monkeypatch, Again, Renames)
-    gm = bnnfx.convert(nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3))), "xnor", config=Config(keep_float=()))
-    assert "_1_renamed_renamed" in [node.name for node in gm.graph.nodes]
-    log = {entry.name: entry for entry in bnnfx.explain(gm).passes}
-    assert log["Again"].applied and [finding.reason for finding in log["Renames"].refused] == ["is the last"]
-
-
-class _Nowhere(Follower):
-    """Says nothing about its place."""
-
-
-class _Cycle(Follower):
-    """Follows itself."""
-
-
-_Cycle.after = _Cycle
+def test_extension_of_an_extension(package):
+    package("z_anchors", First="InsertBatchNorm", Second="InsertBatchNorm")
+    package("a_follower", before="import z_anchors", Follower="z_anchors.First", Last="Follower")
+    assert names(pipelines.with_extensions(pipelines.CONVERT)) == ours_then("First", "Follower", "Last", "Second")
 
 
 @pytest.mark.parametrize(
-    ("extension", "said"),
+    ("passes", "message"),
     [
-        (object(), "no subclass of"),
-        (int, "no subclass of"),
-        (_Nowhere, "`after` leads to none"),
-        (_Cycle, "`after` leads to none"),
-        (following(_Nowhere), "`after` leads to none"),
-        (
-            type("Half", (Pass,), {"after": InsertBatchNorm, "match": lambda self: []}),
-            "lacks allowed, rewrite, subject",
-        ),
-        (following(InsertBatchNorm, ensures=Stage.PACKED), "must both be Stage.CANONICAL"),
-        (ImportError("no module named gone"), "it raises ImportError: no module named gone"),
+        ({"Lost": "None"}, r"'lost' of group bnnfx\.passes \(odd:Lost\) has no place: Lost follows no pass\. Set the "),
+        ({"Lost": "Nothing"}, r"'lost' .* Lost follows <class 'odd\.Nothing'>, which is in no pipeline\. Set the attr"),
+        ({"A": "None", "B": "A"}, r"'a' .* has no place: A follows no pass\. Set the attribute `after` of A to one of"),
+        ({"A": "None", "B": "A", "C": "B", "behind": "A.after = C"}, "'a' .* circle: A after C after B after A. Set"),
+        ({"A": "PackLayers", "behind": "A.ensures = Stage.CANONICAL"}, "'a' .* follows PackLayers, behind which a gra"),
+        ({"A": "PackLayers", "behind": "A.requires = None"}, "Set the attributes .* of A to Stage.PACKED"),
+        ({"A": "None", "behind": "A.after = A"}, "'a' .* circle: A after A. Set the attribute `after` of A to one"),
+        ({"A": "None", "B": "A", "behind": "A.after = A"}, "'a' .* circle: A after A. Set the attribute `after`"),
     ],
 )
-def test_extension_without_a_place_is_left_out_and_named(monkeypatch, extension, said):
-    good = following(InsertBatchNorm)
-    install(monkeypatch, extension, good)
-    with pytest.warns(UserWarning, match=rf"entry point 'e0' of group bnnfx\.passes .* is left out: .*{said}"):
-        assert behind(pipelines.with_extensions(pipelines.CONVERT), InsertBatchNorm, 1) == [good]
+def test_extension_without_a_place_is_refused(package, passes, message):
+    package("odd", **passes)
+    with pytest.raises(ValueError, match=message):
+        bnnfx.convert(Chain(), "xnor")
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("raise RuntimeError('not on Tuesdays')", "RuntimeError: not on Tuesdays"),
+        ("", "AttributeError: module 'broken' has no attribute 'Mine'"),
+        ("Mine = int", "TypeError: it must be a subclass of bnnfx.graph.pass_runner.Pass, and is <class 'int'>"),
+        ("from bnnfx.graph.pass_runner import Pass as Mine", "TypeError: Pass does not define match, rewrite, subject"),
+        ("Mine = 3", "TypeError: it must be a subclass of bnnfx.graph.pass_runner.Pass, and is 3"),
+    ],
+)
+def test_broken_entry_point_is_left_out(package, monkeypatch, tmp_path, source, reason):
+    monkeypatch.setattr("bnnfx.registry._said", set())
+    install(monkeypatch, tmp_path, "broken", "bnnfx.passes", {"mine": "broken:Mine"}, source)
+    package("fine", Mine="InsertBatchNorm")
+    with pytest.warns(UserWarning) as caught:
+        gm = bnnfx.convert(Chain(), "xnor")
+    (text,) = [str(w.message) for w in caught if "entry point" in str(w.message)]
+    assert text.startswith(f"The entry point 'mine' of group bnnfx.passes (broken:Mine) is left out: {reason}")
+    assert text.endswith("Update or uninstall broken.")
+    with warnings.catch_warnings():  # said once
+        warnings.simplefilter("error")
+        bnnfx.lower(gm, Chain().inputs())
+    assert names(pipelines.with_extensions(pipelines.CONVERT)) == ours_then("Mine")
 
 
 def test_order_is_one_direction():

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from bnnfx.errors import AnalysisError
 from bnnfx.nn import BinaryLayer
+from bnnfx.private_interfaces import Dropout, NormWithStatistics, changes_of
 
 
 def replica(model: nn.Module) -> nn.Module:
@@ -21,7 +21,7 @@ def replica(model: nn.Module) -> nn.Module:
     """
     copied = copy.deepcopy(model)
     for module in copied.modules():
-        if isinstance(module, _NormBase) and module.training:
+        if isinstance(module, NormWithStatistics) and module.training:
             module.track_running_stats = False
             module.running_mean = module.running_var = None
         if isinstance(module, BinaryLayer) and module.binarizer.projects:
@@ -40,13 +40,13 @@ def same_every_time(model: nn.Module) -> Iterator[None]:
         AnalysisError: it drew random numbers, or changed a buffer.
     """
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
-    before = {name: (b, b._version) for name, b in model.named_buffers()}
+    before = {name: (b, changes_of(b)) for name, b in model.named_buffers()}
     with torch.random.fork_rng(devices):
         states = _random_states(devices)
         yield
         random = any(not torch.equal(a, b) for a, b in zip(states, _random_states(devices), strict=True))
     if random:
-        droppers = [n for n, m in model.named_modules() if m.training and isinstance(m, nn.modules.dropout._DropoutNd)]
+        droppers = [n for n, m in model.named_modules() if m.training and isinstance(m, Dropout)]
         where = f"dropout in training mode: {', '.join(droppers)}" if droppers else "a random operation"
         raise AnalysisError(
             f"The forward pass draws random numbers ({where}), so the loss at two shifted weights would differ without "
@@ -61,7 +61,7 @@ def same_every_time(model: nn.Module) -> Iterator[None]:
 
 
 def _is_same(before: tuple[Tensor, int], buffer: Tensor) -> bool:
-    return before[0] is buffer and before[1] == buffer._version
+    return before[0] is buffer and before[1] == changes_of(buffer)
 
 
 def _random_states(devices: list[int]) -> list[Tensor]:

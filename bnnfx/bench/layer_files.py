@@ -10,8 +10,7 @@ import onnx
 import torch
 from torch import nn
 
-from bnnfx.api import convert, lower
-from bnnfx.backends.onnx import export_onnx
+from bnnfx.api import convert, export_onnx, lower
 from bnnfx.bench.inputs import read_inputs
 from bnnfx.bench.model_forms import Files, export_float
 from bnnfx.config import Config

@@ -8,14 +8,14 @@ import onnx
 import torch
 from torch import nn
 
-from bnnfx.api import convert, lower, split_if_ternary
-from bnnfx.backends.onnx import export_onnx
+from bnnfx.api import convert, export_onnx, lower, split_if_ternary
 from bnnfx.bench.inputs import Input, read_inputs
 from bnnfx.bench.quiet import quiet
 from bnnfx.calibration import calibrate
 from bnnfx.errors import BenchmarkError, first_line
 from bnnfx.model_source import load_model
 from bnnfx.ops.packed_op import ONNX_DOMAIN
+from bnnfx.private_interfaces import BatchNorm
 from bnnfx.runtime.session import read_model
 
 _EXAMPLES = 4  # images that batch-norm statistics come from
@@ -139,7 +139,7 @@ def _shapes(inputs: tuple[Input, ...]) -> str:
 def _settle(model: nn.Module, images: torch.Tensor) -> None:
     """Batch norms that are not the identity, with the statistics of these images; leaves the model in eval mode."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+        if isinstance(module, BatchNorm) and module.affine:
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, 0.0, 0.1)
             module.momentum = None  # the average of what it sees

@@ -19,8 +19,7 @@ from bnnfx.cli.common import (
     target,
 )
 from bnnfx.errors import BenchmarkError
-from bnnfx.model_source import IMAGE_SIZE
-from bnnfx.schemes import schemes
+from bnnfx.source_forms import IMAGE_SIZE
 
 if TYPE_CHECKING:
     from bnnfx.bench.command import Settings
@@ -123,6 +122,7 @@ def _bench_model(
     notify: "Notify",
 ) -> "Report":
     from bnnfx.bench.command import bench_file, bench_model
+    from bnnfx.schemes import schemes
 
     if not is_file_of_onnx(model):
         refuse({"--float": original}, f"is for files; {model} is built together with its float original")

@@ -10,17 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console, RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from typer.core import TyperGroup
 
 from bnnfx.config import FLOAT_KEYWORDS, Config, LayerConfig
 from bnnfx.errors import BnnfxError
 from bnnfx.file_writing import write_whole
-from bnnfx.model_source import FORMS, IMAGE_SIZE, PREFIX
-from bnnfx.schemes import schemes
+from bnnfx.source_forms import FORMS, IMAGE_SIZE, PREFIX
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from torch import Tensor, fx
 
     from bnnfx.bench.whole_models import Notify
@@ -49,8 +47,14 @@ def main() -> None:
     """
 
 
+def _schemes() -> list[str]:
+    from bnnfx.schemes import schemes
+
+    return schemes()
+
+
 SchemeOption = Annotated[
-    str | None, typer.Option(help="Scheme to binarize the model by.", autocompletion=schemes, show_default=False)
+    str | None, typer.Option(help="Scheme to binarize the model by.", autocompletion=_schemes, show_default=False)
 ]
 InputOption = Annotated[
     list[str] | None,
@@ -148,9 +152,9 @@ def request(
     seed: int,
 ) -> Request:
     """Checks the options of a model before anything is done."""
-    if scheme not in schemes():
+    if scheme not in (known := _schemes()):
         given = "it was not given" if scheme is None else f"got '{scheme}'"
-        raise typer.BadParameter(f"--scheme is one of {', '.join(schemes())}; {given}.")
+        raise typer.BadParameter(f"--scheme is one of {', '.join(known)}; {given}.")
     if weights is not None and not weights.is_file():
         raise typer.BadParameter(f"There is no file {weights} for --weights.")
     shapes = tuple(shape(text) for text in inputs or ())
@@ -222,7 +226,7 @@ def target(text: str | Path | None, option: str) -> Path | None:
     return path
 
 
-def show(items: Sequence[RenderableType], json_text: str, json: str | None) -> None:
+def show(items: "Sequence[RenderableType]", json_text: str, json: str | None) -> None:
     """Print tables and text, and write JSON, as `--json` says."""
     path = target(json, "--json")
     if path is not None:
@@ -230,6 +234,8 @@ def show(items: Sequence[RenderableType], json_text: str, json: str | None) -> N
     if json == STDOUT:
         typer.echo(json_text, nl=False)
         return
+    from rich.console import Console
+
     # names of nodes and messages may hold brackets, which are not markup
     console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False, emoji=False)
     for item in items:
@@ -244,6 +250,9 @@ def say(text: str) -> None:
 @contextmanager
 def progress() -> Iterator["Notify"]:
     """A line on a terminal's standard error that says what is going on, and vanishes afterwards."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -2,10 +2,11 @@
 
 import json as json_format
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from bnnfx.backends import TARGETS, targets
 from bnnfx.cli.common import (
     InputOption,
     JsonOption,
@@ -22,6 +23,9 @@ from bnnfx.cli.common import (
     show,
     target,
 )
+from bnnfx.registry import require_known
+
+_OURS = ", ".join(f"`{target.name}` ({target.title})" for target in TARGETS.registered())
 
 
 @app.command(no_args_is_help=True)
@@ -42,7 +46,9 @@ def convert(
     keep_float: KeepFloatOption = None,
     layer: LayerOption = None,
     option: OptionOption = None,
-    dialect: Annotated[str, typer.Option(help="`bnnfx`, or `standard` for standard operators only.")] = "bnnfx",
+    dialect: Annotated[
+        str, typer.Option("--dialect", "--target", help=f"What to write: {_OURS}, or a target of another package.")
+    ] = "bnnfx",
     opset: Annotated[
         int | None, typer.Option(help="Version of the standard operators, 18 or higher.", show_default=False)
     ] = None,
@@ -70,6 +76,8 @@ def convert(
     target(json, "--json")
     assert path is not None
     with failure_in_one_line(), progress() as notify:
+        require_known("dialect", dialect, targets())
+
         import bnnfx
         from bnnfx.api import split_if_ternary
 
@@ -78,7 +86,8 @@ def convert(
         notify("packing", 0.4)
         packed = bnnfx.lower(split_if_ternary(gm), wanted.example_inputs())
         notify(f"writing {path}", 0.6)
-        bnnfx.export_onnx(packed, path, dialect=dialect, opset=opset)
+        options: dict[str, Any] = {} if opset is None else {"opset": opset}
+        bnnfx.export(packed, path, dialect, **options)
         layers = bnnfx.explain(packed).layers
     result = {
         "file": str(path),

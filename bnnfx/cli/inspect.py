@@ -2,10 +2,9 @@
 
 import json as json_format
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import RenderableType
 
 from bnnfx.cli.common import (
     InputOption,
@@ -26,6 +25,9 @@ from bnnfx.cli.common import (
     show,
     target,
 )
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 
 @app.command(no_args_is_help=True)
@@ -87,7 +89,7 @@ def inspect(
 
 def _inspect_model(
     wanted: Request, costs: bool, html: Path | None, svg: Path | None
-) -> tuple[dict[str, Any], list[RenderableType]]:
+) -> "tuple[dict[str, Any], list[RenderableType]]":
     import bnnfx
     from bnnfx.api import split_if_ternary
 
@@ -113,7 +115,7 @@ def _inspect_model(
 
 def _inspect_file(
     path: Path, inputs: list[str] | None, costs: bool, html: Path | None, svg: Path | None
-) -> tuple[dict[str, Any], list[RenderableType]]:
+) -> "tuple[dict[str, Any], list[RenderableType]]":
     import torch
 
     import bnnfx

@@ -27,6 +27,7 @@ from bnnfx.graph.channel_rules import (
 from bnnfx.graph.dataflow import calls, module_of
 from bnnfx.graph.operators import Kind, operator_of, operator_of_module
 from bnnfx.nn import ActivationBinarizer
+from bnnfx.private_interfaces import has_hooks
 
 
 def follow_channels(gm: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size] | None = None) -> ChannelGraph:
@@ -103,7 +104,7 @@ class _Flow:
         return self._unknown(node, f"reads it, a {type(module).__name__}, whose width is not known to follow")
 
     def _obstacle(self, module: nn.Module) -> str | None:
-        if parametrize.is_parametrized(module) or module._forward_pre_hooks or module._forward_hooks:
+        if parametrize.is_parametrized(module) or has_hooks(module):
             return "reads it and has a parametrization or hooks, which expect its present size"
         if any(id(parameter) in self.foreign for parameter in module.parameters(recurse=False)):
             return "reads it and shares a parameter with another module"

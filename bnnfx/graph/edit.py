@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from bnnfx.private_interfaces import rename
+
 
 def add_module(gm: fx.GraphModule, near: str, suffix: str, module: nn.Module) -> str:
     """Register a module beside another as `<near>_<suffix>`, numbered if that is taken; returns its qualified name."""
@@ -54,7 +56,7 @@ def replace(node: fx.Node, new: fx.Node) -> None:
 def take_name(new: fx.Node, old: fx.Node, suffix: str) -> None:
     """Give `new` the name of `old`, which stays in the graph as `<name>_<suffix>`."""
     name = old.name
-    old._rename(f"{name}_{suffix}")
+    rename(old, f"{name}_{suffix}")
     new.name = name
 
 

@@ -13,6 +13,7 @@ from torch import fx
 
 from bnnfx.errors import Refusal as Refusal
 from bnnfx.errors import StageError
+from bnnfx.private_interfaces import PRESERVED_ATTRIBUTES
 
 if TYPE_CHECKING:
     from bnnfx.graph.stage import Stage
@@ -92,8 +93,8 @@ class Record:
 def attach(gm: fx.GraphModule, record: Record) -> None:
     """Store the record where `deepcopy` keeps it (`meta`) and where pickling keeps it (an attribute)."""
     gm.meta[_KEY] = record
-    # torch's own key: deepcopy restores these attributes, so that a copy can be pickled too
-    gm.meta.setdefault("_user_preserved_attributes", {})[_ATTRIBUTE] = record
+    # deepcopy restores these attributes, so that a copy can be pickled too
+    gm.meta.setdefault(PRESERVED_ATTRIBUTES, {})[_ATTRIBUTE] = record
     setattr(gm, _ATTRIBUTE, record)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from bnnfx.errors import ExampleInputError, first_line
+from bnnfx.private_interfaces import FakeTensorMode
 
 
 class _ShapeRecorder(fx.Interpreter):

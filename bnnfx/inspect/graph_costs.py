@@ -120,7 +120,8 @@ class _Accountant:
             return _floats(sum(new))
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, Tensor)
-        weights = weight.numel() if self._is_new(layer._parameters.get("weight", layer)) else 0
+        own = dict(layer.named_parameters(recurse=False))
+        weights = weight.numel() if self._is_new(own.get("weight", layer)) else 0
         biases = bias.numel() if isinstance(bias, Tensor) and self._is_new(bias) else 0
         assert isinstance(layer, BinaryLayer)
         packed = _packed_rows(layer, call.input_shape[1:], self._map_behind_flatten(node)) if weights else 0

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from torch import Tensor
 
 from bnnfx.errors import ModelFileError, first_line
 from bnnfx.ops.packed_op import OPSET_VERSION
+from bnnfx.private_interfaces import invalid_argument
 from bnnfx.runtime.library import library_path
 
 OPSET_KEY = "bnnfx.opset_version"
@@ -50,7 +50,7 @@ class Session:
         arrays = [x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
         try:
             outputs = self.ort.run(None, dict(zip(self._names, arrays, strict=True)))
-        except InvalidArgument as error:  # its message does not always name the input
+        except invalid_argument() as error:  # its message does not always name the input
             needed = ", ".join(f"{value.name} {value.type} {value.shape}" for value in self.ort.get_inputs())
             given = ", ".join(f"{x.dtype} {list(x.shape)}" for x in arrays)
             raise ValueError(f"The model takes {needed}; got {given}.") from error

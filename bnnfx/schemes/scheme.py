@@ -1,15 +1,13 @@
 """What a scheme is, and the registry of them."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Any
 
 from torch import nn
 
-from bnnfx.errors import first_line
 from bnnfx.nn import ActivationBinarizer, WeightBinarizer
+from bnnfx.registry import Registry, complete_options
 
 Options = Mapping[str, Any]
 
@@ -56,14 +54,7 @@ class Scheme:
         Raises:
             ValueError: an option that the scheme does not have, listing those it has.
         """
-        every = {**self.options, **self.network_options}
-        unknown = sorted(set(given) - set(every))
-        if unknown:
-            known = ", ".join(f"{name}={value!r}" for name, value in every.items()) or "none"
-            raise ValueError(
-                f"Scheme {self.name!r} has no option {', '.join(map(repr, unknown))}; its options are: {known}."
-            )
-        return {**every, **given}
+        return complete_options(f"Scheme {self.name!r}", {**self.options, **self.network_options}, given)
 
     def resolve_layer(self, given: Options) -> dict[str, Any]:
         """The options of one layer over the defaults, without those of the network.
@@ -74,8 +65,7 @@ class Scheme:
         return {name: value for name, value in self.resolve(given).items() if name in self.options}
 
 
-_SCHEMES: dict[str, Scheme] = {}
-_entry_points_read = False
+SCHEMES = Registry(Scheme, "bnnfx.schemes")
 
 
 def register_scheme(scheme: Scheme) -> Scheme:
@@ -84,10 +74,7 @@ def register_scheme(scheme: Scheme) -> Scheme:
     Raises:
         ValueError: the name is taken.
     """
-    if scheme.name in _SCHEMES:
-        raise ValueError(f"A scheme named {scheme.name!r} is registered already ({_SCHEMES[scheme.name].title}).")
-    _SCHEMES[scheme.name] = scheme
-    return scheme
+    return SCHEMES.register(scheme)
 
 
 def schemes() -> list[str]:
@@ -96,7 +83,7 @@ def schemes() -> list[str]:
     >>> "xnor" in schemes()
     True
     """
-    return sorted(_known())
+    return list(SCHEMES.known())
 
 
 def get_scheme(name: str) -> Scheme:
@@ -105,28 +92,4 @@ def get_scheme(name: str) -> Scheme:
     Raises:
         ValueError: no such scheme; the message lists the known ones.
     """
-    known = _known()
-    if name not in known:
-        raise ValueError(f"Unknown scheme {name!r}; the known ones are: {', '.join(sorted(known))}.")
-    return known[name]
-
-
-def _known() -> dict[str, Scheme]:
-    global _entry_points_read
-    if not _entry_points_read:
-        _entry_points_read = True
-        for entry in entry_points(group="bnnfx.schemes"):
-            try:
-                scheme = entry.load()
-                if not isinstance(scheme, Scheme):
-                    raise TypeError(f"it is a {type(scheme).__name__}, not a bnnfx.Scheme")
-                if _SCHEMES.get(scheme.name) is not scheme:  # else its module has registered it
-                    register_scheme(scheme)
-            except Exception as error:  # whatever the other package's module does when it is imported
-                warnings.warn(
-                    f"The entry point {entry.name!r} of group bnnfx.schemes ({entry.value}) is left out: "
-                    f"{type(error).__name__}: {first_line(error)} Repair the package that it comes from, or uninstall "
-                    "it.",
-                    stacklevel=3,
-                )
-    return _SCHEMES
+    return SCHEMES.get(name)

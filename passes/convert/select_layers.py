@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import fx, nn
-from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils import parametrize
 
 from bnnfx.errors import ConversionError
@@ -17,6 +16,7 @@ from bnnfx.graph.record import Refusal, Remark
 from bnnfx.graph.stage import Stage
 from bnnfx.graph.value_flow import follow_values
 from bnnfx.nn import BINARY_LAYERS, layer_kind
+from bnnfx.private_interfaces import LazyModule, has_hooks
 from bnnfx.schemes import get_scheme, schemes
 from bnnfx.schemes.scheme import Options
 
@@ -196,14 +196,14 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
 
 
 def _unsupported(layer: nn.Module) -> Refusal | None:
-    if isinstance(layer, LazyModuleMixin):
+    if isinstance(layer, LazyModule):
         return Refusal("its weight is not made yet", "run the model once on an input before convert")
     if parametrize.is_parametrized(layer):
         return Refusal(
             "its weight is parametrized",
             "call torch.nn.utils.parametrize.remove_parametrizations on it before convert",
         )
-    if layer._forward_pre_hooks or layer._forward_hooks:
+    if has_hooks(layer):
         return Refusal(
             "it has forward hooks (weight normalization is one), which a binary layer would lose",
             "remove them before convert, and put back what should stay on the result",

@@ -18,6 +18,7 @@ from bnnfx.nn.binary_layer import MapConvolution
 from bnnfx.nn.comparison_probe import comparison_fault
 from bnnfx.nn.weight import exact_zeros
 from bnnfx.numerics.bits import pack_bits
+from bnnfx.private_interfaces import rename
 
 
 @dataclass
@@ -177,7 +178,7 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
             pairs = (list(window.stride), list(window.padding), list(window.dilation))
             attributes = (convolution.channels, *pairs, groups, int(low), 1)
             result = graph.call_function(CONVOLUTION, (bits, *constants, *attributes))
-            result._rename(f"{match.name}_packed")  # stays behind a linear layer; otherwise it becomes the layer's name
+            rename(result, f"{match.name}_packed")  # stays behind a linear layer; otherwise it becomes the layer's name
             self.context.shapes[result] = result_shape
             if len(shape) == 2:
                 result = graph.call_function(torch.flatten, (result, 1))

@@ -14,6 +14,7 @@ from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer, layer_kind
 from bnnfx.nn.halves import halves_by_group, mean_of_halves
+from bnnfx.private_interfaces import has_hooks_before
 
 
 @dataclass
@@ -135,7 +136,7 @@ class SplitActivations(Pass[None, Ternary, None]):
         """The reason why a layer cannot have its weight halved and repeated, or None."""
         module = module_of(self.gm, layer)
         assert module is not None
-        if "weight" not in module._parameters or module._forward_pre_hooks:
+        if "weight" not in dict(module.named_parameters(recurse=False)) or has_hooks_before(module):
             return Refusal("has its weight computed by a hook (weight normalization does that)", "remove it first")
         binarizer = getattr(module, "binarizer", None)
         if binarizer is not None and not binarizer.homogeneous:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bnnfx.schemes import scheme as registry
+from bnnfx.schemes.scheme import SCHEMES
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def binaryduo():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(EXAMPLES))
-        patch.setattr(registry, "_SCHEMES", dict(registry._known()))  # the baseline's scheme is for here only
+        patch.setattr(SCHEMES, "_things", SCHEMES.known())  # the baseline's scheme is for here only
         import binaryduo
 
         yield binaryduo

@@ -12,7 +12,7 @@ from torch import nn
 import bnnfx
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d, BinaryLinear, WeightBinarizer
 from bnnfx.schemes import get_scheme
-from bnnfx.schemes import scheme as registry
+from bnnfx.schemes.scheme import SCHEMES as REGISTRY
 
 SCHEMES = bnnfx.schemes()
 MODELS = {"chain": Chain, "residual": lambda: Residual(downsample=True), "grouped": Grouped}
@@ -217,7 +217,7 @@ def test_taken_name_is_refused():
 
 
 def test_own_scheme(monkeypatch):
-    monkeypatch.setattr(registry, "_SCHEMES", dict(registry._SCHEMES))
+    monkeypatch.setattr(REGISTRY, "_things", REGISTRY.known())
     bireal = get_scheme("bireal")
     own = bnnfx.Scheme("own", "One of mine", "here", bireal.activation, bireal.weight, bireal.options)
     bnnfx.register_scheme(own)

@@ -1,5 +1,1 @@
-"""Writing packed graphs as ONNX files."""
-
-from bnnfx.backends.onnx.onnx_file import export_onnx
-
-__all__ = ["export_onnx"]
+"""Writing packed graphs as ONNX: what the targets that do share."""

@@ -4,97 +4,86 @@ import copy
 import json
 import logging
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import onnx.inliner
-import onnx.numpy_helper
+import onnx_ir as ir
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass, RemoveUnusedNodesPass
 from torch import fx
 
-from bnnfx.api import lower
 from bnnfx.backends.onnx.functions import OLDEST_OPSET, function_protos
-from bnnfx.backends.onnx.packed_maps import packed_maps_of, write_packed_maps
+from bnnfx.backends.onnx.packed_maps import PackedMap, write_packed_maps
 from bnnfx.backends.onnx.symbolic import NAMES_KEY, replace_packed_ops
 from bnnfx.errors import ExportError, first_line
-from bnnfx.file_writing import write_whole
-from bnnfx.graph.record import record_of, require_stage
+from bnnfx.graph.record import require_stage
 from bnnfx.graph.stage import Stage
 from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
 from bnnfx.runtime.session import OPSET_KEY
 
-DIALECTS = ("bnnfx", "standard")
+_SLICE_INPUTS = ("starts", "ends", "axes", "steps")
 _IR_VERSION = 9  # what ONNX Runtime 1.17, the oldest we support, reads
 
 
-def export_onnx(
-    gm: fx.GraphModule,
-    path: str | Path,
-    *,
-    example_inputs: tuple[Any, ...] | None = None,
-    dialect: str = "bnnfx",
-    opset: int | None = None,
-) -> Path:
-    """Write a graph as one ONNX file with a free batch size.
+def onnx_model(gm: fx.GraphModule, opset: int | None = None) -> onnx.ModelProto:
+    """The graph as ONNX with a free batch size: our operators as nodes of our domain, with their functions.
 
     Args:
-        gm: a graph in stage PACKED, or in stage TRAINABLE, which is lowered first.
-        path: the file to write; it appears whole or not at all.
-        example_inputs: arguments of forward, needed to lower a trainable graph.
-        dialect: `"bnnfx"` (nodes of domain `ai.bnnfx`, each with a body of standard operators, so that the file runs
-            in any ONNX Runtime and at full speed where the kernel library is registered) or `"standard"` (standard
-            operators only).
+        gm: a graph in stage PACKED.
         opset: version of the standard operator set, 18 or higher; 18 if not given.
 
-    Returns:
-        The path written.
-
     Raises:
-        ValueError: unknown dialect, or an opset that is too old.
-        StageError: `gm` is neither trainable nor packed.
-        ExportError: the folder of `path` is missing, or some node cannot be exported.
+        ValueError: an opset that is too old.
+        ExportError: some node cannot be exported.
     """
-    path = Path(path)
-    _check_target(path, dialect, opset)
-    record = record_of(gm) if isinstance(gm, fx.GraphModule) else None
-    if record is not None and record.stage is Stage.TRAINABLE:
-        if example_inputs is None:
-            raise ExportError("A trainable graph is lowered first, which needs example_inputs=(x,); none were given.")
-        gm = lower(gm, example_inputs)
-    record = require_stage(gm, Stage.PACKED, "export_onnx")
-    model = _finish(_export(gm, record.inputs, opset or OLDEST_OPSET), record.scheme)
-    maps = packed_maps_of(model, gm)
-    if dialect == "standard":
-        model = onnx.inliner.inline_local_functions(model)
-        _set_opset(model, ONNX_DOMAIN, None)
-    write_packed_maps(model, maps)
-    onnx.checker.check_model(model, full_check=True)
-    write_whole(path, model.SerializeToString())
-    return path
-
-
-def _check_target(path: Path, dialect: str, opset: int | None) -> None:
-    if dialect not in DIALECTS:
-        raise ValueError(f"Unknown dialect {dialect!r}; the known ones are: {', '.join(DIALECTS)}.")
     if opset is not None and opset < OLDEST_OPSET:
         raise ValueError(
             f"opset is {OLDEST_OPSET} or higher (older ones have no bit operators on tensors); got {opset}."
         )
-    if not path.parent.is_dir():
-        raise ExportError(
-            f"The folder {path.parent} does not exist, so {path.name} cannot be written there; create it first."
-        )
-    if path.is_dir():
-        raise ExportError(f"{path} is a folder; give the name of a file in it.")
+    record = require_stage(gm, Stage.PACKED, "export")
+    model = _export(gm, record.inputs, opset or OLDEST_OPSET)
+    _name_as_packed_graph(model)
+    _merge_slices(model)
+    _strip(model)
+    NameFixPass()(model)
+    RemoveUnusedNodesPass()(model)
+    used = {node.op_type for node in model.graph.all_nodes() if node.domain == ONNX_DOMAIN}
+    for identifier in [identifier for identifier in model.functions if identifier[0] == ONNX_DOMAIN]:
+        del model.functions[identifier]
+    model.opset_imports.pop(ONNX_DOMAIN, None)
+    if used:
+        model.opset_imports[ONNX_DOMAIN] = OPSET_VERSION
+    model.producer_name, model.producer_version = "bnnfx", version("bnnfx")
+    model.ir_version = _IR_VERSION
+    metadata = {"bnnfx.version": version("bnnfx"), OPSET_KEY: str(OPSET_VERSION), "bnnfx.scheme": record.scheme}
+    model.metadata_props.update(metadata)
+    proto = ir.to_proto(model)
+    proto.functions.extend(function_protos(used, model.opset_imports[""]))
+    return proto
 
 
-def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ...], opset: int) -> onnx.ModelProto:
+def with_standard_operators(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the bodies of our operators in place of their nodes."""
+    inlined = onnx.inliner.inline_local_functions(model)
+    kept = [entry for entry in inlined.opset_import if entry.domain != ONNX_DOMAIN]
+    del inlined.opset_import[:]
+    inlined.opset_import.extend(kept)
+    return inlined
+
+
+def content(model: onnx.ModelProto, maps: list[PackedMap]) -> bytes:
+    """The file of a model, which says which of its values hold bits, checked."""
+    write_packed_maps(model, maps)
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString())
+
+
+def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ...], opset: int) -> ir.Model:
     """Torch's export of the graph with our operators as nodes of our domain."""
     standard = copy.deepcopy(gm)
     replace_packed_ops(standard)
@@ -122,8 +111,8 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
             f"or a float layer that ONNX lacks, is the usual cause. It said: {first_line(cause)}"
         ) from error
     assert program is not None
-    model = program.model_proto
-    fixed = [value.name for value in model.graph.input if not value.type.tensor_type.shape.dim[0].dim_param]
+    model = program.model
+    fixed = [str(value.name) for value in model.graph.inputs if value.shape is None or isinstance(value.shape[0], int)]
     if fixed:
         raise ExportError(
             f"The batch size of input {', '.join(fixed)} cannot stay free: the model fixes it (a reshape to a number "
@@ -132,82 +121,77 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
     return model
 
 
-def _finish(model: onnx.ModelProto, scheme: str) -> onnx.ModelProto:
-    """Name our nodes as in the packed graph, strip the exporter's notes, add functions, versions and metadata."""
+def _name_as_packed_graph(model: ir.Model) -> None:
+    """Name our nodes and their results as in the packed graph.
+
+    Inputs, outputs and initializers keep their names; another value that has one of ours, in any subgraph, loses it.
+    """
     graph = model.graph
-    renamed: dict[str, str] = {}
-    for node in graph.node:
-        names = {entry.key: entry.value for entry in node.metadata_props}.get(NAMES_KEY)
+    wanted: dict[ir.Value, str] = {}
+    for node in graph.all_nodes():
+        names = node.metadata_props.get(NAMES_KEY)
         if names is not None:
             node.name, *results = json.loads(names)
-            renamed.update(zip(node.output, results, strict=True))
-    _rename(graph, renamed)
-    _merge_slices(graph)
-    for item in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
-        item.ClearField("metadata_props")
-        item.ClearField("doc_string")
-    graph.ClearField("metadata_props")
-    model.ClearField("metadata_props")
-    used = {node.op_type for node in graph.node if node.domain == ONNX_DOMAIN}
-    opset = next(entry.version for entry in model.opset_import if entry.domain == "")
-    kept = [function for function in model.functions if function.domain != ONNX_DOMAIN]
-    del model.functions[:]
-    model.functions.extend([*kept, *function_protos(used, opset)])
-    _set_opset(model, ONNX_DOMAIN, OPSET_VERSION if used else None)
-    metadata = {"bnnfx.version": version("bnnfx"), OPSET_KEY: str(OPSET_VERSION), "bnnfx.scheme": scheme}
-    onnx.helper.set_model_props(model, metadata)
-    model.producer_name, model.producer_version = "bnnfx", version("bnnfx")
-    model.ir_version = _IR_VERSION
-    return model
+            wanted.update(zip(node.outputs, results, strict=True))
+    fixed = {value.name for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
+    wanted = {value: name for value, name in wanted.items() if name not in fixed and not value.is_graph_output()}
+    names_of_ours = set(wanted.values())
+    for node in graph.all_nodes():
+        for value in node.outputs:
+            if value not in wanted and value.name in names_of_ours and not value.is_graph_output():
+                value.name = None  # the name fix gives it another
+    for value, name in wanted.items():
+        value.name = name
 
 
-def _rename(graph: onnx.GraphProto, renamed: dict[str, str]) -> None:
-    taken = {name for node in graph.node for name in node.output} | {x.name for x in (*graph.input, *graph.initializer)}
-    final = {old: new for old, new in renamed.items() if new not in taken - {old} and old not in _output_names(graph)}
-    for node in graph.node:
-        node.input[:] = [final.get(name, name) for name in node.input]
-        node.output[:] = [final.get(name, name) for name in node.output]
-    for value in graph.value_info:
-        value.name = final.get(value.name, value.name)
-
-
-def _merge_slices(graph: onnx.GraphProto) -> None:
+def _merge_slices(model: ir.Model) -> None:
     """One `Slice` for two in a row: the exporter writes one per axis, and a runtime copies the map for each."""
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    readers = Counter(name for node in graph.node for name in node.input)
-    slices = {node.output[0]: node for node in graph.node if node.op_type == "Slice"}
-    for node in list(slices.values()):
-        first = slices.get(node.input[0])
-        if first is None or readers[node.input[0]] != 1 or node.input[0] in _output_names(graph):
-            continue
-        if not {*first.input[1:], *node.input[1:]} <= constants.keys() or len(first.input) != len(node.input):
+    for node in list(model.graph.all_nodes()):
+        first = _slice_before(node)
+        if first is None:
             continue
         # starts, ends, axes, steps
-        pairs = zip(first.input[1:], node.input[1:], strict=True)
-        arguments = [np.concatenate([constants[a], constants[b]]) for a, b in pairs]
-        names = [f"{node.name}_{what}" for what in ("starts", "ends", "axes", "steps")][: len(arguments)]
-        if len(arguments) < 3 or len(set(arguments[2].tolist())) < len(arguments[2]):
-            continue  # the axes are not given, or one is sliced twice
-        graph.initializer.extend(map(onnx.numpy_helper.from_array, arguments, names))
-        constants.update(zip(names, arguments, strict=True))
-        node.input[:] = [first.input[0], *names]
-        graph.node.remove(first)
-    read = {name for node in graph.node for name in node.input}
-    unread = [tensor for tensor in graph.initializer if tensor.name not in read]
-    for tensor in unread:
-        graph.initializer.remove(tensor)
+        pairs = zip(map(_constant, first.inputs[1:]), map(_constant, node.inputs[1:]), strict=False)
+        arguments = [np.concatenate([a, b]) for a, b in pairs if a is not None and b is not None]
+        if not 3 < len(first.inputs) == len(node.inputs) == len(arguments) + 1:
+            continue  # the axes are not given, or something is not constant
+        if len(set(arguments[2].tolist())) < len(arguments[2]):
+            continue  # an axis is sliced twice
+        node.replace_input_with(0, first.inputs[0])
+        for place, (what, argument) in enumerate(zip(_SLICE_INPUTS, arguments, strict=False), start=1):
+            value = ir.val(f"{node.name}_{what}", const_value=ir.tensor(argument))
+            assert node.graph is not None
+            node.graph.register_initializer(value)
+            node.replace_input_with(place, value)
 
 
-def _output_names(graph: onnx.GraphProto) -> set[str]:
-    return {value.name for value in graph.output}
+def _slice_before(node: ir.Node) -> ir.Node | None:
+    """The `Slice` whose result this one reads and nothing else does."""
+    if not _is_slice(node) or node.inputs[0] is None:
+        return None
+    source, first = node.inputs[0], node.inputs[0].producer()
+    if first is None or not _is_slice(first) or len(source.uses()) != 1 or source.is_graph_output():
+        return None
+    return first if first.graph is node.graph else None  # a branch computes what it needs, only if it runs
 
 
-def _set_opset(model: onnx.ModelProto, domain: str, number: int | None) -> None:
-    kept = [entry for entry in model.opset_import if entry.domain != domain]
-    del model.opset_import[:]
-    model.opset_import.extend(kept)
-    if number is not None:
-        model.opset_import.append(onnx.helper.make_opsetid(domain, number))
+def _is_slice(node: ir.Node) -> bool:
+    return (node.domain, node.op_type) == ("", "Slice")
+
+
+def _constant(value: ir.Value | None) -> "np.ndarray[Any, Any] | None":
+    return value.const_value.numpy() if value is not None and value.const_value is not None else None
+
+
+def _strip(model: ir.Model) -> None:
+    """Take off the exporter's notes: they name files of the machine that it ran on."""
+    ClearMetadataAndDocStringPass()(model)
+    model.metadata_props.clear()
+    for graph in model.graphs():
+        results = (value for node in graph for value in node.outputs)
+        for value in (*graph.inputs, *graph.initializers.values(), *results):
+            value.metadata_props.clear()
+            value.doc_string = None
 
 
 @contextmanager

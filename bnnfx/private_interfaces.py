@@ -1,0 +1,112 @@
+"""What this package uses of torch and ONNX Runtime that they do not document: all of it, and why.
+
+When a release of theirs breaks something, it is here. Nothing else in the package names what begins with an underscore
+there, or a module behind it; `tests/test_private_interfaces.py` looks. ONNX Runtime is imported when it is asked for.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._ops import _OpNamespace as OperatorNamespace
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
+from torch.nn.modules.batchnorm import _NormBase as NormWithStatistics
+from torch.nn.modules.dropout import _DropoutNd as Dropout
+from torch.nn.modules.lazy import LazyModuleMixin as LazyModule
+
+__all__ = [
+    "PRESERVED_ATTRIBUTES",
+    "BatchNorm",
+    "Dropout",
+    "FakeTensorMode",
+    "LazyModule",
+    "NormWithStatistics",
+    "OperatorNamespace",
+    "changes_of",
+    "convolve",
+    "has_hooks",
+    "has_hooks_before",
+    "invalid_argument",
+    "invalid_graph",
+    "overload_of",
+    "rename",
+    "unknown_operator",
+]
+
+# OperatorNamespace: the class of `torch.ops.<namespace>`. A subclass registers operators when one is asked for; torch
+# offers to load a shared library then, and nothing for operators that are written in Python.
+
+# FakeTensorMode: runs a graph for its shapes alone, without memory or arithmetic, with weights that are no fakes. What
+# is public runs a whole program (`torch.export`) or wants every weight on the device `meta`.
+
+# BatchNorm: what all batch norms derive from, those of one to three axes, the lazy and the synchronized ones, and those
+# of other packages. The public classes have no common base but `nn.Module`. It is the same with Dropout, and with
+# NormWithStatistics, which takes in the instance norms.
+
+# LazyModule: what has no weight before its first call; it is documented, under a private module.
+
+PRESERVED_ATTRIBUTES = "_user_preserved_attributes"
+"""The key of `GraphModule.meta` whose attributes `deepcopy` sets on the copy; a plain attribute is lost there."""
+
+
+def overload_of(op: Any) -> tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]:
+    """What a graph calls for an operator that `torch.library.custom_op` returned, and its arguments.
+
+    The public name of the overload is `torch.ops.<namespace>.<name>.default`, which looks the operator up anew; that of
+    its schema does not exist.
+
+    Returns:
+        The overload; the names of the leading arguments, which are tensors; the names of the others.
+    """
+    arguments = op._opoverload._schema.arguments
+    tensors = tuple(a.name for a in arguments if isinstance(a.type, torch.TensorType))
+    return op._opoverload, tensors, tuple(a.name for a in arguments[len(tensors) :])
+
+
+def has_hooks_before(module: nn.Module) -> bool:
+    """Whether something is called before the module's own `forward`; hooks can be set, but not asked for."""
+    return bool(module._forward_pre_hooks)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something is called before or behind the module's own `forward`."""
+    return bool(module._forward_pre_hooks or module._forward_hooks)
+
+
+def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """What a convolution computes with this weight and without a bias; `F.conv2d` does not know its padding mode."""
+    result: Tensor = layer._conv_forward(x, weight, None)
+    return result
+
+
+def changes_of(tensor: Tensor) -> int:
+    """How often a tensor was written to; its values before would have to be kept to find out otherwise."""
+    return tensor._version
+
+
+def rename(node: fx.Node, name: str) -> None:
+    """Give a node a name, made unique in its graph; `Node.name` can be set, but not made unique."""
+    node._rename(name)
+
+
+def invalid_argument() -> type[Exception]:
+    """What ONNX Runtime raises when the inputs of a run do not fit; its public exceptions are those of Python alone."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
+
+    return InvalidArgument  # type: ignore[no-any-return]
+
+
+def invalid_graph() -> type[Exception]:
+    """What ONNX Runtime raises for a node that its operator does not take."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import InvalidGraph
+
+    return InvalidGraph  # type: ignore[no-any-return]
+
+
+def unknown_operator() -> type[Exception]:
+    """What ONNX Runtime raises for a node that no operator is known for."""
+    from onnxruntime.capi.onnxruntime_pybind11_state import Fail
+
+    return Fail  # type: ignore[no-any-return]
