@@ -24,6 +24,7 @@ __all__ = [
     "LazyModule",
     "NormWithStatistics",
     "OperatorNamespace",
+    "accept_any_axes",
     "changes_of",
     "convolve",
     "has_hooks",
@@ -89,6 +90,11 @@ def changes_of(tensor: Tensor) -> int:
 def rename(node: fx.Node, name: str) -> None:
     """Give a node a name, made unique in its graph; `Node.name` can be set, but not made unique."""
     node._rename(name)
+
+
+def accept_any_axes(batch_norm: BatchNorm) -> None:
+    """Take the check of its input's axes out of a batch norm's forward; while it is traced, they have no number."""
+    batch_norm._check_input_dim = lambda input: None  # type: ignore[method-assign]
 
 
 def invalid_argument() -> type[Exception]:

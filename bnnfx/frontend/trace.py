@@ -16,6 +16,7 @@ from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.mode import CallByMode
+from bnnfx.private_interfaces import BatchNorm, accept_any_axes
 
 _OURS = (ActivationBinarizer, BinaryLayer, CallByMode)
 
@@ -210,8 +211,8 @@ def _target(node: fx.Node) -> str:
 def _allow_tracing_batch_norms(model: nn.Module) -> None:
     """Subclasses of batch norms check the number of axes of their input, which has no value while it is traced."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not type(module).__module__.startswith("torch."):
-            module._check_input_dim = lambda input: None  # type: ignore[method-assign]
+        if isinstance(module, BatchNorm) and not type(module).__module__.startswith("torch."):
+            accept_any_axes(module)
 
 
 _NO_DECISIONS = (

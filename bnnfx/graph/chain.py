@@ -103,8 +103,10 @@ def _execute(gm: fx.GraphModule, node: fx.Node, x: Tensor) -> Tensor:
     def resolve(argument: fx.Node) -> Tensor:
         return constant(gm, argument) if argument.op == "get_attr" else x
 
-    arguments = fx.map_arg(node.args, resolve)
-    module = module_of(gm, node)
+    arguments, named = fx.map_arg(node.args, resolve), fx.map_arg(dict(node.kwargs), resolve)
+    function: Any = module_of(gm, node) or node.target
+    if node.op == "call_method":
+        function, arguments = getattr(arguments[0], str(node.target)), arguments[1:]
     with torch.no_grad():
-        result: Tensor = (module or node.target)(*arguments, **node.kwargs)  # type: ignore[operator]
+        result: Tensor = function(*arguments, **named)
     return result

@@ -1,5 +1,6 @@
 """Operations that write into their input: which they are, their functional twins, and where these are not safe."""
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,7 +56,7 @@ def may_write(gm: fx.GraphModule, node: fx.Node) -> bool:
     called = module_of(gm, node) if node.op == "call_module" else node.target
     home = str(getattr(called, "__module__", "")).split(".")[0]
     ours_or_torch = isinstance(called, str) or home in ("torch", "_operator", "builtins", "bnnfx", "math")
-    return is_opaque(operator_of(gm, node)) and not ours_or_torch and not isinstance(called, torch._ops.OpOverload)
+    return is_opaque(operator_of(gm, node)) and not ours_or_torch
 
 
 def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
@@ -66,7 +67,7 @@ def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
         if name.startswith("__"):
             twin = _AUGMENTED.get(getattr(operator, name.strip("_"), None))
             return twin
-        return name[:-1] if callable(getattr(Tensor, name[:-1], None)) else None
+        return name[:-1] if callable(getattr(Tensor, name[:-1], None)) and _gives_floats(name[:-1]) else None
     assert not isinstance(node.target, str)
     if node.target in _AUGMENTED:
         return _AUGMENTED[node.target]
@@ -78,6 +79,18 @@ def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
         ]
         return found[0] if found else None
     return node.target  # without the flag, or `out`
+
+
+@functools.cache
+def _gives_floats(method: str) -> bool:
+    """Whether a method of a float tensor gives floats, as what is written into one is; a comparison gives bools."""
+    for operands in range(3):
+        try:
+            result = getattr(torch.ones(1), method)(*[torch.ones(1)] * operands)
+        except (TypeError, RuntimeError, ValueError):
+            continue
+        return not isinstance(result, Tensor) or result.is_floating_point()
+    return True
 
 
 def unsafe_writes(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:

@@ -7,6 +7,7 @@ import torch
 from torch import fx
 
 from bnnfx.errors import ExampleInputError, first_line
+from bnnfx.graph.inplace import may_write
 from bnnfx.private_interfaces import FakeTensorMode
 
 
@@ -31,10 +32,16 @@ class _ShapeRecorder(fx.Interpreter):
             ) from error
         if isinstance(value, torch.Tensor):
             self.shapes[n] = value.shape
-            if self.ranges is not None and value.is_floating_point() and value.numel():
-                least, most = torch.aminmax(value)
-                self.ranges[n] = float(least), float(most)
+            self._note_range(n, value)
+        if may_write(self.module, n):  # type: ignore[arg-type]
+            for source in n.all_input_nodes:
+                self._note_range(source, self.env.get(source))
         return value
+
+    def _note_range(self, node: fx.Node, value: object) -> None:
+        if self.ranges is not None and isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
+            least, most = torch.aminmax(value)
+            self.ranges[node] = float(least), float(most)
 
 
 def as_tensors(example_inputs: object) -> tuple[torch.Tensor, ...]:

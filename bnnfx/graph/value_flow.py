@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from bnnfx.graph.inplace import may_write
 from bnnfx.graph.operators import Call, Kind, Operator, Sign, call_of, operator_of
 
 PASSAGES = frozenset({Kind.ELEMENTWISE, Kind.MOVE, Kind.POOL, Kind.RESAMPLE})
@@ -40,6 +41,8 @@ class Value:
 def follow_values(gm: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size] | None = None) -> dict[fx.Node, Value]:
     """Every value of a graph, in time that grows with the graph.
 
+    Of a value that a call may have written into, nothing is known, not even for those who read it before.
+
     Args:
         gm: the graph; it is only read.
         shapes: of the values where they are known.
@@ -52,6 +55,8 @@ def follow_values(gm: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size] | Non
     values: dict[fx.Node, Value] = {}
     for node in gm.graph.nodes:
         values[node] = _value(gm, node, values, shapes or {})
+        for source in node.all_input_nodes if may_write(gm, node) and node.op != "output" else ():
+            values[source] = Value(Sign.UNKNOWN, node, values[source].axes, frozenset(), Sign.UNKNOWN, node)
     return values
 
 

@@ -116,7 +116,7 @@ class _Accountant:
     def _layer_parameters(self, call: Call, operands: Operands, node: fx.Node | None) -> Cost:
         layer = call.module
         if operands.weight is None:
-            new = [p.numel() for p in self._parameters(layer) if self._is_new(p)]
+            new = [parameter.numel() for parameter in layer.parameters() if self._is_new(parameter)]
             return _floats(sum(new))
         weight, bias = layer.weight, layer.bias
         assert isinstance(weight, Tensor)
@@ -221,9 +221,6 @@ class _Accountant:
         if not isinstance(weight, fx.Node) or (row.multiplies and depends_on_input(weight)):
             return None  # a product of two activations
         return weight
-
-    def _parameters(self, layer: nn.Module) -> list[nn.Parameter]:
-        return list(layer.parameters())
 
 
 def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:

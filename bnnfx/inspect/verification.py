@@ -140,7 +140,8 @@ def verify(gm: Model, other: Model, inputs: tuple[Any, ...], *, kernels: bool = 
             outputs alone are compared.)
     """
     tensors = tuple(x.detach().cpu() for x in as_tensors(inputs))
-    a, b = (trace_bits(model, tensors, kernels=kernels) for model in (gm, other))
+    # copies: a model may write into its input
+    a, b = (trace_bits(model, tuple(x.clone() for x in tensors), kernels=kernels) for model in (gm, other))
     return compare(a, b)
 
 

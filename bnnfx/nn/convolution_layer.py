@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from bnnfx.errors import Refusal
 from bnnfx.nn.binary_layer import BinaryLayer, MapConvolution, MapShape, register_layer
 from bnnfx.numerics.convolution import Geometry
+from bnnfx.private_interfaces import convolve
 
 
 @register_layer(nn.Conv2d)
@@ -46,8 +47,7 @@ class BinaryConv2d(BinaryLayer, nn.Conv2d):
 
     def accumulate(self, x: Tensor, signs: Tensor) -> Tensor:
         """`float[N, C, H, W]` to integers `float[N, O, OH, OW]`; zero padding."""
-        accumulator: Tensor = self._conv_forward(x, signs, None)
-        return accumulator
+        return convolve(self, x, signs)
 
     def as_map(self, sizes: tuple[int, ...]) -> MapShape:
         """The map itself."""

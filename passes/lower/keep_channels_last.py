@@ -14,7 +14,7 @@ from bnnfx.graph.chain import PACK
 from bnnfx.graph.channels_last import TO_NCHW, TO_NHWC, permute, permutes
 from bnnfx.graph.context import LowerContext
 from bnnfx.graph.dataflow import calls, constant, module_of, packed_op, sole_user
-from bnnfx.graph.operators import Kind, Mode, call_of, operator_of
+from bnnfx.graph.operators import Kind, Mode, call_of, is_opaque, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
@@ -115,6 +115,8 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
         module, shape = module_of(self.gm, reader), self.context.shapes.get(source)
         if permutes(reader, TO_NHWC):
             return self._cancel
+        if self._may_view(reader):
+            return self._lay_out
         if calls(reader, PACK) and reader.args[0] is source:
             return self._pack
         if _is_mean(reader) and _dims(reader) in _EVERYTHING:
@@ -141,6 +143,17 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
         if calls(reader, torch.cat) and all(permutes(part, TO_NCHW) for part in reader.all_input_nodes):
             return self._move if _dims(reader) == 1 and len(shape or ()) == 4 else None
         return None
+
+    def _may_view(self, reader: fx.Node) -> bool:
+        """Whether nothing is known of a reader, so that it may read the memory of a map as it lies there."""
+        return is_opaque(operator_of(self.gm, reader)) and reader.op != "output" and not _is_ours(reader)
+
+    def _lay_out(self, border: Border) -> None:
+        """Put a map in the order of its axes; what was traced reads one that is so."""
+        laid_out = self.gm.graph.call_method("contiguous", (border.source,))
+        if border.source in self.context.shapes:
+            self.context.shapes[laid_out] = self.context.shapes[border.source]
+        border.reader.replace_input_with(border.source, laid_out)
 
     def _pack_of(self, source: fx.Node) -> fx.Node | None:
         """The first comparison of an NCHW map."""
@@ -275,6 +288,11 @@ _NCHW = "[N, C, H, W]"
 _REMEDY = (
     "use what works on either layout: activations, sums, torch.cat(..., 1), global average pooling, 1x1 convolutions"
 )
+
+
+def _is_ours(node: fx.Node) -> bool:
+    """Whether a node calls a function of this package, or a packed operator."""
+    return str(getattr(node.target, "__module__", "")).startswith(("bnnfx.", "torch._ops.bnnfx"))
 
 
 def _stream_of(node: fx.Node) -> fx.Node:

@@ -12,5 +12,6 @@ FILES = {
     for pattern in ("*.py", "*/*.py", "*/*/*.py")  # rglob does not follow the symbolic link to the passes
     for path in PACKAGE.glob(pattern)
     for folder in [path.relative_to(PACKAGE).parts[:-1]]
+    if folder[:1] != ("csrc",)  # scripts of the build, which import the package from its files
 }
 """By the name of the module."""
