@@ -25,7 +25,9 @@ class Nothing(Pass):
             cls.requires = cls.ensures = getattr(cls.after, "ensures", None)
     def match(self):
         return []
-    def rewrite(self, match):
+    def allowed(self, match):
+        return None
+    def rewrite(self, match, plan):
         pass
     def subject(self, match):
         return ""
@@ -105,7 +107,10 @@ def test_extension_without_a_place_is_refused(package, passes, message):
         ("raise RuntimeError('not on Tuesdays')", "RuntimeError: not on Tuesdays"),
         ("", "AttributeError: module 'broken' has no attribute 'Mine'"),
         ("Mine = int", "TypeError: it must be a subclass of bnnfx.graph.pass_runner.Pass, and is <class 'int'>"),
-        ("from bnnfx.graph.pass_runner import Pass as Mine", "TypeError: Pass does not define match, rewrite, subject"),
+        (
+            "from bnnfx.graph.pass_runner import Pass as Mine",
+            "TypeError: Pass does not define allowed, match, rewrite, subject",
+        ),
         ("Mine = 3", "TypeError: it must be a subclass of bnnfx.graph.pass_runner.Pass, and is 3"),
     ],
 )

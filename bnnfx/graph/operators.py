@@ -962,12 +962,17 @@ def operator_of_target(target: object) -> Operator:
     return row or functions.get(named) or OPAQUE
 
 
+_SIZES = ("shape", "ndim", "dtype", "device")
+
+
 def operator_of(gm: fx.GraphModule, node: object) -> Operator:
     """The row of what a node calls; `OPAQUE` for any other node."""
     if not isinstance(node, fx.Node):
         return OPAQUE
     if node.op == "call_module":
         return operator_of_module(gm.get_submodule(str(node.target)))
+    if node.target is getattr and node.args[1] not in _SIZES:
+        return OPAQUE
     return operator_of_target(node.target) if node.op in ("call_function", "call_method") else OPAQUE
 
 

@@ -99,7 +99,11 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
 
     def _is_settled(self, reader: fx.Node) -> bool:
         """Whether a permutation has to be there: in front of the graph's output, or of what packs a region's map."""
-        return reader.op == "output" or any(calls(user, torch.ops.bnnfx.pack_nhwc.default) for user in reader.users)
+        return (
+            reader.op == "output"
+            or _lays_out(reader)
+            or any(calls(user, torch.ops.bnnfx.pack_nhwc.default) for user in reader.users)
+        )
 
     def _borders(self) -> Iterator[Border]:
         for node in self.gm.graph.nodes:
@@ -117,6 +121,8 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
             return self._cancel
         if self._may_view(reader):
             return self._lay_out
+        if _lays_out(reader):
+            return None
         if calls(reader, PACK) and reader.args[0] is source:
             return self._pack
         if _is_mean(reader) and _dims(reader) in _EVERYTHING:
@@ -288,6 +294,11 @@ _NCHW = "[N, C, H, W]"
 _REMEDY = (
     "use what works on either layout: activations, sums, torch.cat(..., 1), global average pooling, 1x1 convolutions"
 )
+
+
+def _lays_out(node: fx.Node) -> bool:
+    """Whether a node puts a map in memory in the order of its axes."""
+    return node.op == "call_method" and node.target == "contiguous"
 
 
 def _is_ours(node: fx.Node) -> bool:

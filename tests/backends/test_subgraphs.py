@@ -46,7 +46,7 @@ class Net(nn.Module):
 def packed() -> fx.GraphModule:
     torch.manual_seed(0)
     with pytest.warns(UserWarning, match="'gate' is kept as a float leaf"):
-        gm = bnnfx.convert(Net().eval(), "bireal")
+        gm = bnnfx.convert(Net().eval(), "bireal", example_inputs=(torch.randn(2, 3, 12, 14),))
     return bnnfx.lower(gm, (torch.zeros(1, 3, 12, 14),))
 
 
@@ -93,7 +93,8 @@ def test_names_of_ours_are_free_in_branches(tmp_path: Path) -> None:
             return self.head(self.mul(self.gate(self.getitem(self.stem(x)))).mean((2, 3)))
 
     with pytest.warns(UserWarning, match="'gate' is kept as a float leaf"):
-        gm = bnnfx.convert(Named().eval(), "xnor", config=bnnfx.Config(keep_float=("first",)))
+        config, x = bnnfx.Config(keep_float=("first",)), torch.randn(2, 3, 12, 14)
+        gm = bnnfx.convert(Named().eval(), "xnor", config=config, example_inputs=(x,))
     packed = bnnfx.lower(gm, (torch.zeros(1, 3, 12, 14),))
     ours = {node.name for node in packed.graph.nodes if "binary_conv2d" in str(node.target)}
     assert {"getitem", "mul"} <= ours

@@ -171,6 +171,25 @@ def traceable() -> nn.Module:
     return model
 
 
+class Calls(nn.Module):
+    """A function of a map."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+class TwoPaths(Chain):
+    """A chain that gives another value in training, from an operation of its own."""
+
+    def forward(self, x: Tensor) -> Any:
+        y = super().forward(x)
+        return y.neg() if self.training else y
+
+
 class Feedforward(nn.Module):
     """The two layers of a transformer's feed-forward part."""
 
@@ -321,8 +340,8 @@ CASES: dict[str, Case] = {
     "product": Case(
         "matmul",
         "matmul is called as a function",
-        lambda: Functional(lambda m, x: x.flatten(2).transpose(1, 2) @ m.matrix.t()),
-        {"model": lambda: Functional(lambda m, x: m.linear(x.flatten(2).transpose(1, 2))), "layer": "linear"},
+        lambda: Functional(lambda m, x: x.flatten(2).mean(2) @ m.matrix.t()),
+        {"model": lambda: Functional(lambda m, x: m.linear(x.flatten(2).mean(2))), "layer": "linear"},
     ),
     "excluded": Case(
         "conv1", "binarize=False", Chain, FIRST, config=Config(layers={"conv1": LayerConfig(binarize=False)})
@@ -403,6 +422,20 @@ CASES: dict[str, Case] = {
         sequence(nn.Identity()),
         {"model": sequence(nn.LayerNorm(8))},
     ),
+    "sign that is not known": Case(
+        "2",
+        "may give its input one sign only",
+        chain(Calls(lambda x: torch.fft.fft2(x).real)),
+        {"model": chain(Calls(lambda x: torch.fft.fft2(x).real), nn.BatchNorm2d(4)), "layer": "3"},
+    ),
+    "sign on the example inputs": Case(
+        "2",
+        "has one sign only on the example inputs",
+        chain(Calls(lambda x: torch.hypot(x, x))),
+        {"model": chain(Calls(lambda x: torch.hypot(x, x)), nn.BatchNorm2d(4)), "layer": "3"},
+        shaped=True,
+    ),
+    "path of one mode": Case("", "converted for one mode only", TwoPaths, {"model": Chain}),
     "constant sign": Case("gated", NEVER, SigmoidBeforeConv, {"model": Normalized}, config=Config()),
     "xnor": Case("depthwise", "each filter reads one input channel", Grouped, {"scheme": "remedy"}, scheme="xnor"),
     "rbnn": Case(
@@ -434,6 +467,13 @@ CASES: dict[str, Case] = {
         "keeps no running statistics",
         chain(nn.BatchNorm2d(4, track_running_stats=False)),
         {"model": chain(nn.BatchNorm2d(4, track_running_stats=True))},
+        lower=True,
+    ),
+    "batch norm as a function": Case(
+        "",
+        "called as a function that normalizes each batch by itself",
+        chain(Calls(lambda x: F.batch_norm(x, None, None, training=True))),
+        {"model": chain(nn.BatchNorm2d(4))},
         lower=True,
     ),
     # bits

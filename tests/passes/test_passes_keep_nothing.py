@@ -101,6 +101,24 @@ def split_and_lower(scheme: str, config: Config) -> None:
     bnnfx.lower(bnnfx.api.split_if_ternary(bnn), (torch.randn(1, 3, 16, 16),))
 
 
+class ByHand(nn.Module):
+    """A scale computed of a parameter, and a function that follows the mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 3) for _ in range(3))
+        self.scale = nn.Parameter(torch.rand(8, 1, 1) + 0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layers[1](self.layers[0](x) * self.scale.square())
+        return self.layers[2](x * (2.0 if self.training else 3.0))
+
+
+def lower_constants_and_modes() -> None:
+    bnn = bnnfx.convert(ByHand(), "xnor", example_inputs=(torch.randn(2, 8, 9, 9),))
+    bnnfx.lower(bnn, (torch.randn(2, 8, 9, 9),))
+
+
 def test_passes_keep_nothing(monkeypatch):
     met: Counter[tuple[str, bool]] = Counter()
     passes = (*CONVERT, *SPLIT, *LOWER)
@@ -109,6 +127,7 @@ def test_passes_keep_nothing(monkeypatch):
     for case in CASES.values():
         case.explain()
     split_and_lower("bireal", Config(keep_float=()))
+    lower_constants_and_modes()
     split_and_lower("binaryduo", Config())
     split_and_lower("binaryduo", Config(options={"weight_bits": 32}))
     assert [kind.__name__ for kind in passes if not met[kind.__name__, False]] == []
@@ -129,7 +148,7 @@ def test_state_of_a_pass_is_noticed(monkeypatch, step):
     honest = getattr(InsertBatchNorm, step)
 
     def hides(self, *arguments):
-        self._found = self._normalized = len(self.gm.graph.nodes)
+        self._found = self._values[next(iter(self._values))] = len(self.gm.graph.nodes)
         return honest(self, *arguments)
 
     monkeypatch.setattr(InsertBatchNorm, step, hides)

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from bnnfx.nn.comparison_probe import comparison_fault
 from bnnfx.nn.sign import sign, steps
 from bnnfx.numerics.surrogates import approx_sign, clipped_identity
 from bnnfx.schemes import Scheme
-from bnnfx.schemes import scheme as registry
+from bnnfx.schemes.scheme import SCHEMES
 
 ALL = Config(keep_float=())
 
@@ -24,7 +23,7 @@ ALL = Config(keep_float=())
 @pytest.fixture
 def use(monkeypatch) -> Callable[..., str]:
     """Register a scheme of these binarizers, for the test; returns its name."""
-    monkeypatch.setattr(registry, "_SCHEMES", dict(registry._SCHEMES))
+    monkeypatch.setattr(SCHEMES, "_things", dict(SCHEMES.known()))
 
     def register(
         weight: Callable[[], WeightBinarizer] = ScaledSign,
@@ -256,39 +255,3 @@ def test_levels_that_split_does_not_know(use):
 
 
 # --- entry points ---
-
-
-def entry(name: str, load: Callable[[], object]) -> SimpleNamespace:
-    return SimpleNamespace(name=name, value=f"package:{name}", load=load)
-
-
-def test_entry_points(monkeypatch):
-    """A broken one is named and left out; the others are there, whether their module registers them or not."""
-
-    def broken() -> object:
-        raise ImportError("no module named gone")
-
-    def registers() -> object:
-        return bnnfx.register_scheme(own("registers"))
-
-    def own(name: str) -> Scheme:
-        bireal = registry._SCHEMES["bireal"]
-        return Scheme(name, "One of mine", "here", bireal.activation, bireal.weight, bireal.options)
-
-    entries = [
-        entry("broken", broken),
-        entry("number", lambda: 3),
-        entry("taken", lambda: own("xnor")),
-        entry("mine", lambda: own("mine")),
-        entry("registers", registers),
-    ]
-    monkeypatch.setattr(registry, "_SCHEMES", dict(registry._SCHEMES))
-    monkeypatch.setattr(registry, "_entry_points_read", False)
-    monkeypatch.setattr(registry, "entry_points", lambda group: entries if group == "bnnfx.schemes" else [])
-    with pytest.warns(UserWarning) as said:
-        names = bnnfx.schemes()
-    assert {"mine", "registers", "xnor"} <= set(names)
-    texts = [str(warning.message) for warning in said]
-    assert ["'broken'" in texts[0], "'number'" in texts[1], "'taken'" in texts[2]] == [True] * len(texts)
-    assert "no module named gone" in texts[0] and "not a bnnfx.Scheme" in texts[1]
-    assert type(bnnfx.convert(Chain(), "mine").get_submodule("conv1")).__name__ == "BinaryConv2d"

@@ -135,7 +135,8 @@ class OwnConvolution(nn.Conv2d):
 
 
 def test_subclass_of_a_layer():
-    ran = run_pass(SelectLayers, One(OwnConvolution(8, 8, 1)), config=ALL)
+    model = One(OwnConvolution(8, 8, 1))
+    ran = run_pass(SelectLayers, model, config=ALL, inputs=model.inputs())
     assert ran.report.applied == ["stem", "plain"]
     assert ran.refused["layer"] == "OwnConvolution is not supported; Conv2d and Linear are"
 

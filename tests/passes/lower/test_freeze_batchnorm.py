@@ -26,7 +26,7 @@ def test_golden():
         _0 = BinaryConv2d 0(_0_sign)
         _1 = frozen_batch_norm(_0, _1_running_mean, _1_running_var, None, None, 1e-05)
         _2 = flatten(_1, 1, -1)
-        _3 = batch_norm(_2, _3_running_mean, _3_running_var, _3_weight, _3_bias, False, 0.0, 1.0)
+        _3 = frozen_batch_norm(_2, _3_running_mean, _3_running_var, _3_weight, _3_bias, 1.0)
         return _3
     """)
     assert ran.report.applied == ["1", "3"] and not ran.refused

@@ -320,7 +320,7 @@ def test_refusals(what, x):
 def test_average_pool_in_front_of_the_shortcut(x):
     packed = assert_fuses_exactly(trainable(Downsampling(pool=True), keep_float=FLOAT_SHORTCUT), x, exact=False)
     assert called(packed) == [
-        *("permute", "pack_nhwc", "add_float_bits", "permute", "AvgPool2d", "Conv2d", "batch_norm", "permute"),
+        *("permute", "pack_nhwc", "add_float_bits", "permute", "AvgPool2d", "Conv2d", "frozen_batch_norm", "permute"),
         *("add_float_bits", "add_float", "mean", "flatten", "Linear"),
     ]
     assert refusals(packed) == [

@@ -22,11 +22,11 @@ def test_golden_pool_in_front_of_the_batchnorm():
     gm, x = network(nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.BatchNorm2d(4))
     gm.get_submodule("2").weight.data.copy_(torch.tensor([1.0, -1.0, 0.0, -0.5]))
     ran = run_lower_pass(MoveMaxPoolBehindPack, gm, x)
-    norm = "2_running_mean, _2_running_var, _2_weight, _2_bias, False, 0.0, 1e-05)"
+    norm = "2_running_mean, _2_running_var, _2_weight, _2_bias, 1e-05)"
     assert (
         golden(f"""
         _1 = MaxPool2d 1(_0)
-        _2 = batch_norm(_1, _{norm}
+        _2 = frozen_batch_norm(_1, _{norm}
         _3_sign = pack(_2, _3_sign_threshold)
         _3 = binary_conv2d(_3_sign,
     """)
@@ -34,7 +34,7 @@ def test_golden_pool_in_front_of_the_batchnorm():
     )
     assert (
         golden(f"""
-        _2 = batch_norm(_0, _{norm}
+        _2 = frozen_batch_norm(_0, _{norm}
         _3_sign_unpooled = pack(_2, _3_sign_threshold)
         _3_sign = max_pool2d(_3_sign_unpooled, _3_sign_and_mask, [3, 3], [2, 2], [1, 1], [1, 1], 1)
         _3 = binary_conv2d(_3_sign,
@@ -87,13 +87,25 @@ def test_a_wrong_mask_is_noticed(monkeypatch):
         assert_lowers_exactly(gm, x)
 
 
-@pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU(), nn.Hardswish(), nn.PReLU(init=-0.5)])
+def falling_in_a_channel() -> nn.PReLU:
+    prelu = nn.PReLU(4)
+    prelu.weight.data[1] = -0.5
+    return prelu
+
+
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU(), nn.Hardswish(), falling_in_a_channel()])
 def test_behind_the_pool_something_may_rise_and_fall(activation):
     gm, x = network(nn.MaxPool2d(2), nn.BatchNorm2d(4), activation)
     ran = run_lower_pass(MoveMaxPoolBehindPack, gm, x)
     assert "between pool and sign may rise and fall, so pooling stays on floats" in ran.refused["1"]
     assert ran.before == ran.after and not ran.report.changed
     assert_lowers_exactly(gm, x)
+
+
+def falling_in_a_channel() -> nn.PReLU:
+    prelu = nn.PReLU(4)
+    prelu.weight.data[1] = -0.5
+    return prelu
 
 
 @pytest.mark.parametrize("activation", [nn.GELU(), nn.SiLU()])
