@@ -6,6 +6,7 @@ import itertools
 import operator
 import re
 import warnings
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -158,49 +159,42 @@ def _shown(value: object) -> str:
 _INDEX = torch.tensor([2, 0, 1, 3])
 _PER_CHANNEL = 0.5 + torch.arange(C) * 0.25
 _TENSORS = (example(1, C, H, W), example(C, 1, 1), _PER_CHANNEL, example(*MAP), example(H, W), example(C, C, 3, 3))
-_BY_NAME: dict[str, tuple[Any, ...]] = {
-    **dict.fromkeys(("dim", "axis", "dim0", "axis0", "start_dim", "channel_dim"), (1, (2, 3))),
-    **dict.fromkeys(("dim1", "axis1", "end_dim"), (2,)),
-    **dict.fromkeys(("dims", "axes"), ((2, 3), (0, 1, 3, 2))),
-    **dict.fromkeys(("keepdim", "affine", "track_running_stats", "training", "elementwise_affine"), (True,)),
-    **dict.fromkeys(("kernel_size", "block_size"), (3, (3, 3))),
-    **dict.fromkeys(("upscale_factor", "downscale_factor", "scale_factor", "num_groups", "groups", "repeats"), (2,)),
-    **dict.fromkeys(
-        ("num_features", "num_channels", "in_channels", "out_channels", "input_channels", "squeeze_channels"), (C,)
-    ),
-    **dict.fromkeys(("input_size", "normalized_shape", "in_features", "out_features", "embed_dim"), ((C, H, W), W)),
-    **dict.fromkeys(("in1_features", "in2_features", "hidden_size"), (W,)),
-    **dict.fromkeys(("size", "output_size", "shape", "sizes"), ((N, C, H, W), (3, 3), (12, 12), (C, H * W), (2, 2))),
-    **dict.fromkeys(("padding", "pad"), ((1, 1, 1, 1), 1)),
-    **dict.fromkeys(("mask", "condition"), (example(1, C, H, W) > 0,)),
-    **dict.fromkeys(
-        ("index", "indices"),
-        (_INDEX, torch.arange(C).flip(0).view(1, C, 1, 1).expand(MAP).clone(), (_INDEX,)),
-    ),
-    **dict.fromkeys(("weight", "gamma"), (_PER_CHANNEL, example(C, C, 3, 3), example(C, C, 1, 1), example(W, W))),
-    **dict.fromkeys(("bias", "beta"), (_PER_CHANNEL,)),
-    "running_mean": (_PER_CHANNEL,),
-    "running_var": (_PER_CHANNEL + 1,),
-    **dict.fromkeys(("p", "q"), (0.5, 2)),
-    **dict.fromkeys(("k", "n", "length", "split_size", "chunks", "sections", "split_size_or_sections"), (2, (2, 2))),
-    **dict.fromkeys(("start", "storage_offset"), (0,)),
-    **dict.fromkeys(("end",), (2,)),
-    **dict.fromkeys(("min", "min_val", "lower"), (-0.5, 0)),
-    **dict.fromkeys(("max", "max_val", "upper"), (0.75,)),
-    **dict.fromkeys(("eps", "epsilon"), (1e-5,)),
-    **dict.fromkeys(("reduction",), ("none",)),
-    **dict.fromkeys(("reduce",), ("sum", "mean")),
-    **dict.fromkeys(("mode",), ("bilinear", "row")),
-    **dict.fromkeys(("approximate",), ("tanh",)),
-    **dict.fromkeys(("dtype",), (torch.float64,)),
-    **dict.fromkeys(("shifts", "shift"), ((1, 1), 1)),
-    **dict.fromkeys(("source", "src", "values", "value"), (0.5, *_TENSORS)),
-    **dict.fromkeys(("theta",), (torch.eye(2, 3).expand(N, 2, 3).clone(),)),
-    **dict.fromkeys(("grid",), (example(N, H, W, 2).clamp(-1, 1),)),
-    **dict.fromkeys(("offset",), (example(1, 18, H, W), example(N, 18, H, W))),
-    **dict.fromkeys(("boxes",), (torch.tensor([[float(i), 0, 0, 4, 4] for i in range(N)]),)),
-    **dict.fromkeys(("tensors",), ()),
-}
+_VALUES: tuple[tuple[str, tuple[Any, ...]], ...] = (
+    ("dim axis dim0 axis0 start_dim channel_dim", (1, (2, 3))),
+    ("dim1 axis1 end_dim", (2,)),
+    ("dims axes", ((2, 3), (0, 1, 3, 2))),
+    ("keepdim affine track_running_stats training elementwise_affine", (True,)),
+    ("kernel_size", (2, (2, 2))),
+    ("block_size", (3,)),
+    ("upscale_factor downscale_factor scale_factor num_groups groups repeats end", (2,)),
+    ("num_features num_channels in_channels out_channels input_channels squeeze_channels", (C,)),
+    ("normalized_shape in_features out_features", ((C, H, W), W)),
+    ("in1_features in2_features", (W,)),
+    ("size output_size shape sizes", ((-1, C, H, W), MAP, (3, 3), (12, 12), (2, 2))),
+    ("padding pad", ((1, 1, 1, 1), 1)),
+    ("mask condition", (example(1, C, H, W) > 0,)),
+    ("index indices", (_INDEX, torch.arange(C).flip(0).view(1, C, 1, 1).expand(MAP).clone(), (_INDEX,))),
+    ("weight gamma", (_PER_CHANNEL, example(C, C, 3, 3), example(C, C, 1, 1), example(W, W))),
+    ("bias beta running_mean", (_PER_CHANNEL,)),
+    ("running_var", (_PER_CHANNEL + 1,)),
+    ("p q", (0.5, 2)),
+    ("k n length split_size chunks sections split_size_or_sections", (2, (2, 2))),
+    ("start storage_offset", (0,)),
+    ("min min_val lower", (-0.5, 0)),
+    ("max max_val upper", (0.75,)),
+    ("eps epsilon", (1e-5,)),
+    ("reduction", ("none",)),
+    ("reduce", ("sum", "mean")),
+    ("mode", ("bilinear", "row")),
+    ("approximate", ("tanh",)),
+    ("dtype", (torch.float64,)),
+    ("shifts shift", ((1, 1), 1)),
+    ("source src values value", (0.5, *_TENSORS)),
+    ("grid", (example(N, H, W, 2).clamp(-1, 1),)),
+    ("offset", (example(N, 2 * 3 * 3, H, W),)),
+    ("boxes", (torch.tensor([[float(i), 0, 0, 4, 4] for i in range(N)]),)),
+)
+_BY_NAME = {name: values for names, values in _VALUES for name in names.split()}
 _BY_TYPE: dict[str, tuple[Any, ...]] = {
     "Tensor": _TENSORS,
     "number": (0.5, 2),
@@ -330,8 +324,18 @@ def _is_excluded(name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in EXCLUDED)
 
 
-def _functions(namespace: Any, prefix: str, form: str) -> Iterator[Operator]:
-    for name in sorted(dir(namespace)):
+def plain(name: str) -> str:
+    """What the spellings of one operator have in common: `AvgPool2d`, `F.avg_pool2d`."""
+    return name.rpartition(".")[2].replace("_", "").lower()
+
+
+def _names(namespace: Any, share: int) -> list[str]:
+    """One name in `share`, the same for all spellings."""
+    return [name for name in sorted(dir(namespace)) if zlib.crc32(plain(name).encode()) % share == 0]
+
+
+def _functions(namespace: Any, prefix: str, form: str, share: int) -> Iterator[Operator]:
+    for name in _names(namespace, share):
         function = getattr(namespace, name, None)
         if name.startswith("_") or inspect.isclass(function) or not callable(function) or _is_excluded(name):
             continue
@@ -343,9 +347,9 @@ def _functions(namespace: Any, prefix: str, form: str) -> Iterator[Operator]:
         yield from _variants(Operator(f"{prefix}.{name}", form, call, inplace=inplace), signatures)
 
 
-def _flagged(namespace: Any, prefix: str) -> Iterator[Operator]:
+def _flagged(functions: Iterable[Operator]) -> Iterator[Operator]:
     """Functions with `inplace=True`."""
-    for op in _functions(namespace, prefix, "function"):
+    for op in functions:
         try:
             parameters = inspect.signature(op.function).parameters
         except (TypeError, ValueError):
@@ -354,15 +358,15 @@ def _flagged(namespace: Any, prefix: str) -> Iterator[Operator]:
             yield from filter(None, [accepted(replace(op, keywords={**op.keywords, "inplace": True}, inplace=True))])
 
 
-def _out(prefix: str) -> Iterator[Operator]:
-    """Functions of `torch` that write into the map itself."""
-    for op in operators(prefix):
+def _out(functions: Iterable[Operator]) -> Iterator[Operator]:
+    """Functions with `out=` that write into the map itself."""
+    for op in functions:
         if op.shape == MAP and not op.inplace and not op.picks and not op.casts:
             yield from filter(None, [accepted(replace(op, keywords={**op.keywords, "out": example()}, inplace=True))])
 
 
-def _modules(namespace: Any, prefix: str) -> Iterator[Operator]:
-    for name in sorted(dir(namespace)):
+def _modules(namespace: Any, prefix: str, share: int) -> Iterator[Operator]:
+    for name in _names(namespace, share):
         kind = getattr(namespace, name)
         if not inspect.isclass(kind) or not issubclass(kind, nn.Module) or _is_excluded(name):
             continue
@@ -386,12 +390,12 @@ def _modules(namespace: Any, prefix: str) -> Iterator[Operator]:
                 yield from filter(None, [accepted(replace(op, keywords=flagged, inplace=True))])
 
 
-def _python_operators() -> Iterator[Operator]:
+def _python_operators(share: int) -> Iterator[Operator]:
     """What an expression calls, augmented assignment, and item assignment."""
-    for name in sorted(operator.__all__):
+    for name in _names(operator, share):
         inplace = name == f"i{name[1:]}" and hasattr(operator, name[1:]) and hasattr(operator, f"__{name}__")
         function = getattr(operator, name)
-        if name in ("setitem", "getitem", "delitem") or not callable(function) or inspect.isclass(function):
+        if name.startswith("_") or name.endswith("item") or not callable(function) or inspect.isclass(function):
             continue
         other = [[], [_Parameter("other", "", True)]]
         yield from _variants(Operator(f"operator.{name}", "operator", function, inplace=inplace), other)
@@ -407,27 +411,33 @@ NAMESPACES = ("torch", "torch out", "torch.Tensor", "torch.nn", "torch.nn.functi
 
 
 @cache
-def operators(namespace: str) -> tuple[Operator, ...]:
-    """All operators of a namespace, in the order of their names.
+def operators(namespace: str, share: int = 1) -> tuple[Operator, ...]:
+    """The operators of a namespace, or of one name in `share`, in the order of their names.
 
     Raises:
         ImportError: torchvision is not installed.
     """
-    found: dict[str, Callable[[], Iterator[Operator]]] = {
-        "torch": lambda: _functions(torch, "torch", "function"),
-        "torch out": lambda: _out("torch"),
-        "torch.Tensor": lambda: _functions(Tensor, "Tensor", "method"),
-        "torch.nn": lambda: _modules(nn, "nn"),
-        "torch.nn.functional": lambda: itertools.chain(_functions(F, "F", "function"), _flagged(F, "F")),
-        "operator": _python_operators,
-        "torchvision.ops": _torchvision,
+    found: dict[str, Callable[[], Iterable[Operator]]] = {
+        "torch": lambda: _functions(torch, "torch", "function", share),
+        "torch out": lambda: _out(operators("torch", share)),
+        "torch.Tensor": lambda: _functions(Tensor, "Tensor", "method", share),
+        "torch.nn": lambda: _modules(nn, "nn", share),
+        "torch.nn.functional": lambda: _functional(share),
+        "operator": lambda: _python_operators(share),
+        "torchvision.ops": lambda: _torchvision(share),
     }
     return tuple({str(op) + op.form: op for op in found[namespace]()}.values())
 
 
-def _torchvision() -> Iterator[Operator]:
+def _functional(share: int) -> Iterator[Operator]:
+    functions = list(_functions(F, "F", "function", share))
+    yield from functions
+    yield from _flagged(functions)
+
+
+def _torchvision(share: int) -> Iterator[Operator]:
     import_torchvision()
     from torchvision import ops
 
-    yield from _functions(ops, "ops", "function")
-    yield from _modules(ops, "ops")
+    yield from _functions(ops, "ops", "function", share)
+    yield from _modules(ops, "ops", share)

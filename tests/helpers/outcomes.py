@@ -16,6 +16,7 @@ from bnnfx.errors import BnnfxError, StageError
 from bnnfx.graph.pass_runner import watch_passes
 from bnnfx.graph.record import record_of
 from bnnfx.nn import ActivationBinarizer
+from helpers.graphs import lowerable
 
 KINDS = ("right", "refused", "wrong", "raw error")
 """From best to worst: right by value; refused by an error or a remark that names what is refused; wrong without a word;
@@ -112,10 +113,10 @@ def check_canonical(canonical: fx.GraphModule, model: nn.Module, x: Tensor) -> N
 
 def check_lowered(gm: fx.GraphModule, x: Tensor, *, compare: bool = True, file: Path | None = None) -> None:
     """The graph lowers and exports, the latter where a file is named; the results agree where `compare` asks for it."""
+    gm = lowerable(gm)
     packed = bnnfx.lower(gm, (x,))
     if compare and not (verification := bnnfx.verify(gm, packed, (x,))):
         raise Wrong(f"packed graph: {verification}")
-    packed(x[:1])
     if file is not None:
         bnnfx.export_onnx(packed, file)
         if compare and not (verification := bnnfx.verify(packed, file, (x,))):

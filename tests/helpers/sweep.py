@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 import bnnfx
-from bnnfx import Config, LayerConfig
+from bnnfx import LayerConfig
 from bnnfx.nn import ActivationBinarizer, BinaryConv2d
+from helpers.graphs import full_width
 from helpers.operators import C, Operator, example, generator
 from helpers.outcomes import (
     Outcome,
@@ -151,7 +153,7 @@ def judge(op: Operator, place: type[Network], *, scheme: str = "xnor", file: Pat
 
 def _chain(model: Network, op: Operator, scheme: str, finite: bool, file: Path | None) -> str:
     given = not model.training  # one of each: with and without example inputs
-    config = Config(layers=dict.fromkeys(("first", "last"), LayerConfig(binarize=False)))
+    config = replace(full_width(scheme), layers=dict.fromkeys(("first", "last"), LayerConfig(binarize=False)))
     with canonical_graphs() as canonical:
         gm = bnnfx.convert(model, scheme, example_inputs=(example(),) if given else None, config=config)
     check_canonical(canonical[0], model, example())
