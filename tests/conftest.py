@@ -17,7 +17,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What the sweeps met, in numbers: their tests record a `Counter` of outcomes as the property "operators"."""
     counts: Counter[str] = Counter()
     for report in (report for reports in terminalreporter.stats.values() for report in reports):
-        counts.update(dict(getattr(report, "user_properties", ())).get("operators", {}))
+        if getattr(report, "when", None) == "call":
+            counts.update(dict(report.user_properties).get("operators", {}))
     if counts:
         text = ", ".join(f"{number} {kind}" for kind, number in counts.most_common())
         terminalreporter.write_line(f"operators in their places: {text}")

@@ -104,9 +104,11 @@ def train_one_step(model: nn.Module, x: Tensor) -> bool:
     return finite
 
 
-def check_canonical(canonical: fx.GraphModule, model: nn.Module, x: Tensor) -> None:
-    """The canonical graph gives what the model gives, in both modes, whatever the mode that it was converted in."""
-    for training in (False, True):
+def check_canonical(
+    canonical: fx.GraphModule, model: nn.Module, x: Tensor, modes: tuple[bool, ...] = (False, True)
+) -> None:
+    """The canonical graph gives what the model gives in these modes, whatever the mode that it was converted in."""
+    for training in modes:
         if not equal(run(copy.deepcopy(canonical), x, training), run(copy.deepcopy(model), x, training)):
             raise Wrong(f"the canonical graph has other values in {'train' if training else 'eval'}()")
 
