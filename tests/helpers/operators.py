@@ -362,7 +362,9 @@ def _out(functions: Iterable[Operator]) -> Iterator[Operator]:
     """Functions with `out=` that write into the map itself."""
     for op in functions:
         if op.shape == MAP and not op.inplace and not op.picks and not op.casts:
-            yield from filter(None, [accepted(replace(op, keywords={**op.keywords, "out": example()}, inplace=True))])
+            written = accepted(replace(op, keywords={**op.keywords, "out": example()}, inplace=True))
+            if written is not None and _same(_run(op, example(), True), _run(written, example(), True)):
+                yield written  # it reads the map before it writes into it
 
 
 def _modules(namespace: Any, prefix: str, share: int) -> Iterator[Operator]:

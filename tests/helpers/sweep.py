@@ -98,6 +98,9 @@ class Outside(Network):
 
 
 class ResultUnused(Network):
+    def channels(self, op: Operator) -> int:
+        return op.shape[1]  # transpose_ gives the map other axes
+
     def middle(self, u: Tensor) -> Tensor:
         self.operator(u)
         return u
