@@ -1,6 +1,7 @@
 """One operator in one place of a network, taken through the whole chain, and what came of it."""
 
 import copy
+import itertools
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -227,8 +228,7 @@ def _check_maps(gm: fx.GraphModule, model: Network, op: Operator, training: bool
             raise Wrong(f"another map between the bits and 'conv2' {mode}")
     else:
         found = recorder.read[_first_new_norm(gm, model, binarizer).name]
-        with _WithoutRelus():
-            allowed = [wanted, users(lambda m: m.middle(u.clone()))]
+        allowed = _with_any_relus_removed(lambda: users(lambda m: m.middle(u.clone())))
         if any(equal(wanted, clipped) for clipped in (u.relu(), u.clamp(0, 6))):
             allowed.append(u)  # the operator is a ReLU itself
         if not any(equal(found, map_) for map_ in allowed):
@@ -267,10 +267,42 @@ _ROUNDING = 1e-5  # of the largest value: what `verify` allows for the sums of t
 
 
 class _WithoutRelus(TorchFunctionMode):
-    """The user's network as a scheme has it that removes ReLUs in front of a sign."""
+    """The user's network as a scheme has it that removes ReLUs in front of a sign: those of these numbers, in order."""
+
+    def __init__(self, removed: tuple[int, ...] = ()) -> None:
+        super().__init__()
+        self.removed = removed
+        self.met = 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return args[0] if func in _RELUS else func(*args, **kwargs or {})
+        kwargs = kwargs or {}
+        if not _is_relu(func, args, kwargs):
+            return func(*args, **kwargs)
+        self.met += 1
+        return args[0] if self.met - 1 in self.removed else func(*args, **kwargs)
 
 
 _RELUS = (torch.relu, torch.relu_, F.relu, F.relu6, Tensor.relu, Tensor.relu_)
+_CLAMPS = (torch.clamp, torch.clip, torch.clamp_min, Tensor.clamp, Tensor.clip, Tensor.clamp_min)
+
+
+def _is_relu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if func in _CLAMPS:
+        low, high = (*args[1:], *([None] * (3 - len(args))))
+        return kwargs.get("min", low) == 0 and kwargs.get("max", high) is None
+    return func in _RELUS
+
+
+def _with_any_relus_removed(part: Callable[[], Tensor]) -> list[Tensor]:
+    with _WithoutRelus() as all_of_them:
+        part()
+    subsets = [
+        chosen
+        for count in range(all_of_them.met + 1)
+        for chosen in itertools.combinations(range(all_of_them.met), count)
+    ]
+    results = []
+    for removed in subsets:
+        with _WithoutRelus(removed):
+            results.append(part())
+    return results

@@ -305,7 +305,7 @@ class Twice(nn.Module):
 CALLED_TWICE: dict[str, Callable[[Twice, Tensor], Tensor]] = {
     "the second time behind a sigmoid": lambda m, x: m.d(m.c(m.b(torch.sigmoid(m.b(m.a(x)))))),
     "the first time behind a sigmoid": lambda m, x: m.d(m.b(m.c(m.b(torch.sigmoid(m.a(x)))))),
-    "the second time behind a gate": lambda m, x: m.d(m.b(m.bn(m.b(m.a(x))).exp())),
+    "the second time behind a gate": lambda m, x: m.d(m.b(m.bn(m.b(m.c(m.a(x)))).exp())),
     "the second time as the last": lambda m, x: m.b(m.relu(m.c(m.b(m.a(x))))),
     "the second time as the first": lambda m, x: m.d(m.c(m.b(m.a(x)) + m.b(x))),
     "both behind a relu": lambda m, x: m.d(m.relu(m.b(m.relu(m.b(m.relu(m.a(x))))))),
@@ -314,7 +314,7 @@ CALLED_TWICE: dict[str, Callable[[Twice, Tensor], Tensor]] = {
     "with a residual": lambda m, x: m.d(m.b(m.b(m.a(x))) + m.b(m.c(m.a(x)))),
     "with another map": lambda m, x: m.d(m.b(m.pool(m.b(m.a(x)))[:, :, ::2, 1:])),
     "the first layer": lambda m, x: m.d(m.c(m.a(m.b(m.a(x))))),
-    "in a loop": lambda m, x: m.d(_three_times(m.b, m.a(x))),
+    "in a loop": lambda m, x: m.d(_three_times(m.b, m.c(m.a(x)))),
 }
 
 
@@ -339,7 +339,7 @@ def test_each_call_of_a_layer_counts(wiring, training):
         check_lowered(gm, example())
         return refusals(gm, "b")
 
-    outcome = outcome_of(chain, "'b'")
+    outcome = outcome_of(chain, "'a'", "'b'", "'c'")
     assert outcome.kind in ("right", "refused"), f"{outcome.kind}: {outcome.detail}"
 
 
