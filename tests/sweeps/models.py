@@ -85,12 +85,18 @@ def image(model: nn.Module) -> Tensor | None:
 
 
 def size_of(name: str) -> int:
-    """How many parameters a model has, without the memory for them; 0 where its constructor computes with them."""
+    """How many parameters a model has, without the memory for them."""
+    library, _, model = name.partition(".")
+    import_torchvision()
+    if library == "torchvision":
+        from torchvision import models
+
+        return int(models.get_model_weights(model).DEFAULT.meta["num_params"])
     try:
         with torch.device("meta"):
             return sum(p.numel() for p in build(name).parameters())
-    except (NotImplementedError, RuntimeError):
-        return 0
+    except (NotImplementedError, RuntimeError):  # its constructor computes with them
+        return sum(p.numel() for p in build(name).parameters())
 
 
 def sweep(entry: Entry) -> tuple[str, Outcome, float]:
