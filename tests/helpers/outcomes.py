@@ -2,6 +2,7 @@
 
 import copy
 import re
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,15 +36,33 @@ class Wrong(Exception):
     """A check found a difference; the message says which."""
 
 
-def outcome_of(chain: Callable[[], str], *names: str) -> Outcome:
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raises `TimeoutError` in what runs longer: a pass that never ends must not end the sweep."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"not done after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def outcome_of(chain: Callable[[], str], *names: str, seconds: int = 60) -> Outcome:
     """What came of a chain of steps.
 
     Args:
         chain: runs it; raises `Wrong` at a difference, and gives the recorded refusals as a text, "" for none.
+        seconds: how long it may take; more is a raw error.
         names: an error of ours is a refusal if it says one of these, whatever the case, dots and underscores.
     """
     try:
-        refused = chain()
+        with time_limit(seconds):
+            refused = chain()
     except Wrong as wrong:
         return Outcome("wrong", str(wrong))
     except BnnfxError as error:

@@ -125,7 +125,7 @@ def sweep(entry: Entry) -> tuple[str, Outcome, float]:
         return refusals(gm)
 
     names = [name for name, _ in model.named_modules() if name] + [type(model).__name__]
-    outcomes = [outcome_of(lambda mode=mode: chain(mode), *names) for mode in (False, True)]
+    outcomes = [outcome_of(lambda mode=mode: chain(mode), *names, seconds=600) for mode in (False, True)]
     return name, worst(outcomes), time.monotonic() - start
 
 

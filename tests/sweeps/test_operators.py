@@ -1,6 +1,8 @@
 """Every operator of torch and torchvision that takes a map and gives one, in every place beside binary layers."""
 
 import copy
+import itertools
+import time
 import warnings
 from collections import Counter, defaultdict
 from functools import cache
@@ -8,7 +10,7 @@ from functools import cache
 import pytest
 import torch
 from helpers.operators import NAMESPACES, Operator, example, operators, plain
-from helpers.outcomes import Outcome, equal, run
+from helpers.outcomes import Outcome, equal, outcome_of, run
 from helpers.sweep import INPLACE_PLACES, PLACES, BehindNorm, BehindRelu, judge
 from torch import nn
 
@@ -159,6 +161,11 @@ def test_every_kind_of_outcome_is_told(compiler, kind, part, monkeypatch):
     outcome = judge(tanh, BehindNorm)
     assert outcome.kind == kind
     assert part in outcome.detail
+
+
+def test_a_chain_that_never_ends_is_stopped():
+    outcome = outcome_of(lambda: [time.sleep(0.01) for _ in itertools.count()], seconds=1)
+    assert outcome == Outcome("raw error", "TimeoutError: not done after 1 s")
 
 
 def test_a_network_that_does_not_run_is_not_judged():
