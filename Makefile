@@ -9,7 +9,7 @@ NATIVE_BUILD := $(BIN)/cmake -S tests/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CUR
   -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python --log-level=WARNING
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: test test-arm test-asan demo data browser clean
+.PHONY: test test-arm test-asan sweep-operators sweep-models demo data browser clean
 
 test: $(READY) data browser
 	$(BIN)/ruff check .
@@ -44,6 +44,14 @@ test-asan: $(READY)
 	$(BIN)/cmake --build build/native-asan --target check
 	LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest tests/kernels \
 	  --kernel-library build/native-asan/library/libbnnfx_ops.so
+
+# All operators of torch and torchvision, of which `make test` takes a share; and whole models of torchvision and timm,
+# each as it is installed.
+sweep-operators: $(READY)
+	$(BIN)/pytest -n 2 --all-operators tests/sweeps
+
+sweep-models: $(READY)
+	$(BIN)/python tests/sweeps/models.py
 
 demo: $(READY) data
 	$(BIN)/python examples/quickstart.py
