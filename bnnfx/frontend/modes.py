@@ -7,6 +7,7 @@ from typing import Any
 from torch import fx, nn
 
 from bnnfx.graph import edit
+from bnnfx.graph.inplace import place_of_flag, written
 from bnnfx.graph.operators import FOLLOWS, FUNCTIONAL_BATCH_NORM, Call, Mode, call_of, operator_of
 from bnnfx.nn.mode import CallByMode
 
@@ -84,6 +85,13 @@ def _text(argument: Any) -> str:
 def _follow(
     gm: fx.GraphModule, model: nn.Module, in_training: fx.Node, node: fx.Node, differing: dict[str | int, Any]
 ) -> None:
+    source = written(gm, node)
+    if source is not None:  # its later readers read what it gives
+        order = {other: place for place, other in enumerate(gm.graph.nodes)}
+        later = {user for user in source.users if order[user] > order[node]}
+        place = place_of_flag(gm, node)
+        node.args = tuple(False if index == place else value for index, value in enumerate(node.args))
+        node.kwargs = {name: value for name, value in node.kwargs.items() if name != "inplace"}
     target = _own_batch_norm(gm, model, node) or _dropout(gm, in_training, node)
     with gm.graph.inserting_before(node):
         if target is not None:
@@ -95,6 +103,8 @@ def _follow(
             kwargs = {name: value for name, value in node.kwargs.items() if name not in differing}
             new = gm.graph.call_module(edit.add_module(gm, node.name, "by_mode", module), node.args, kwargs)
     new.meta.update(node.meta)
+    if source is not None:
+        source.replace_all_uses_with(new, delete_user_cb=lambda user: user in later)
     edit.replace(node, new)
 
 

@@ -11,7 +11,7 @@ from torch import fx, nn
 from bnnfx.errors import ConversionError, first_line
 from bnnfx.frontend.modes import differing_modules, follow_both_modes
 from bnnfx.graph.dataflow import WEIGHT_LAYERS
-from bnnfx.graph.inplace import unsafe_writes
+from bnnfx.graph.inplace import unsafe_leaves, unsafe_writes
 from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
@@ -61,12 +61,20 @@ def _is_number(node: fx.Node) -> bool:
 class _Tracer(fx.Tracer):
     """torch's tracer, with the modules of `leaves` kept whole, and failures named after the module they occur in."""
 
+    proxy_buffer_attributes = True  # what is computed of them is a part of the graph, as it is of parameters
+
     def __init__(self, leaves: frozenset[str] = frozenset()) -> None:  # unpickling a graph makes one without arguments
         super().__init__()
         self._leaves = leaves
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """A batch norm's count of batches is no part of what it computes; see `follow_both_modes`."""
+        if attr == "num_batches_tracked":
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
@@ -89,9 +97,10 @@ class _Tracer(fx.Tracer):
 class _Leaf:
     """Why a submodule is kept whole, and what would change it."""
 
-    def __init__(self, reason: str, remedy: str) -> None:
+    def __init__(self, reason: str, remedy: str, writes: bool = False) -> None:
         self.reason = reason
         self.remedy = remedy
+        self.writes = writes
 
 
 def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
@@ -170,7 +179,8 @@ def _obstacles(
         ConversionError: the model's own forward writes in place what cannot be made functional.
     """
     for gm in graphs.values():
-        for node, reason in unsafe_writes(gm):
+        writers = {path for path, leaf in leaves.items() if leaf.writes}
+        for node, reason in (*unsafe_writes(gm), *unsafe_leaves(gm, writers)):
             path = _owner(node, leaves)
             if not path:
                 raise ConversionError(
@@ -178,7 +188,7 @@ def _obstacles(
                     "Write it without the in-place call, such as y = y * 2 for y.mul_(2), or move it into a submodule "
                     "of its own, which is then kept as a float leaf."
                 )
-            yield path, _Leaf(f"'{node.name}' in it {reason}", _FUNCTIONAL)
+            yield path, _Leaf(f"'{node.name}' in it {reason}", _FUNCTIONAL, writes=True)
     for path in differing_modules(graphs[True].graph, graphs[False].graph):
         if path:
             _mark_if_identity(model, path, graphs[False])

@@ -1,8 +1,9 @@
 """Operations that write into their input: which they are, their functional twins, and where these are not safe."""
 
 import functools
+import inspect
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -42,7 +43,18 @@ def _says_inplace(gm: fx.GraphModule, node: fx.Node) -> bool:
     name = _name(node)
     augmented = name.startswith("__i") and name.endswith("__") and name not in ("__index__", "__int__", "__invert__")
     underscore = name.endswith("_") and not name.endswith("__")
-    return underscore or augmented or name == "__setitem__" or call_of(gm, node).get("inplace") is True
+    return underscore or augmented or name == "__setitem__" or _flag(gm, node) is True
+
+
+def _flag(gm: fx.GraphModule, node: fx.Node) -> object:
+    """The argument `inplace` of a call, by name or position."""
+    known = call_of(gm, node).get("inplace")
+    if known is not None or node.op != "call_function":
+        return known
+    try:
+        return inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments.get("inplace")  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # built in
+        return None
 
 
 def _name(node: fx.Node) -> str:
@@ -57,6 +69,21 @@ def may_write(gm: fx.GraphModule, node: fx.Node) -> bool:
     home = str(getattr(called, "__module__", "")).split(".")[0]
     ours_or_torch = isinstance(called, str) or home in ("torch", "_operator", "builtins", "bnnfx", "math")
     return is_opaque(operator_of(gm, node)) and not ours_or_torch
+
+
+def place_of_flag(gm: fx.GraphModule, node: fx.Node) -> int | None:
+    """Where among the positional arguments of a call `inplace` stands; None if it does not."""
+    if node.op != "call_function" or "inplace" in node.kwargs:
+        return None
+    row = operator_of(gm, node)
+    names = [*row.operands, *row.parameters]
+    if "inplace" not in names:
+        try:
+            names = list(inspect.signature(node.target).parameters)  # type: ignore[arg-type]
+        except (TypeError, ValueError):  # built in
+            return None
+    place = names.index("inplace") if "inplace" in names else len(node.args)
+    return place if place < len(node.args) else None
 
 
 def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
@@ -120,6 +147,24 @@ def unsafe_writes(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
                 if order[other] < order[node] and tensor.get(other, other) is not tensor[node] and late:
                     yield node, f"writes into memory that '{late[0].name}' reads as '{other.name}'"
                     break
+
+
+def unsafe_leaves(gm: fx.GraphModule, writers: Collection[str]) -> Iterator[tuple[fx.Node, str]]:
+    """The calls of leaves that are made for what they write into their input, each with the reason.
+
+    Args:
+        gm: the graph.
+        writers: the leaves that are known to write in place.
+    """
+    order = {node: place for place, node in enumerate(gm.graph.nodes)}
+    for node in gm.graph.nodes:
+        if node.op != "call_module" or not may_write(gm, node):
+            continue
+        late = [user for source in node.all_input_nodes for user in source.users if order[user] > order[node]]
+        if not node.users:
+            yield node, "gives nothing that is read: it is called for what it writes into its input"
+        elif str(node.target) in writers and late:
+            yield node, f"writes into its input, which '{late[0].name}' reads, too"
 
 
 def _may_share(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node]:

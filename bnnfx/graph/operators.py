@@ -268,6 +268,12 @@ def _of_any(call: Call, signs: Sequence[Sign]) -> Sign:
     return Sign.BOTH if Sign.BOTH in signs else Sign.UNKNOWN
 
 
+def _of_choice(call: Call, signs: Sequence[Sign]) -> Sign:
+    """One of two values, as a condition says: `where(x > 0, x, 0)` is a ReLU."""
+    positive = {*signs[1:]} <= {Sign.NEVER_NEGATIVE} and all(number >= 0 for number in _numbers(call))
+    return Sign.NEVER_NEGATIVE if positive else Sign.UNKNOWN
+
+
 def _of_power(call: Call, signs: Sequence[Sign]) -> Sign:
     exponent = call.operands[1] if len(call.operands) > 1 else None
     if isinstance(exponent, int | float) and exponent % 2 == 0:
@@ -659,16 +665,13 @@ ROWS: tuple[Operator, ...] = (
         )
         if hasattr(torch, name) or hasattr(operator, name)
     ),
-    *(
-        _unary(name, _flips)
-        for name in (
-            *("neg", "negative", "sin", "tan", "ceil", "frac", "arcsin", "asin", "arctanh", "atanh", "erfinv"),
-            "reciprocal",
-        )
-    ),
+    *(_unary(name, _flips) for name in (*("neg", "negative", "sin", "tan", "ceil", "frac", "reciprocal"),)),
     *(
         _unary(name, lambda call, signs: Sign.UNKNOWN)
-        for name in ("log", "log2", "log10", "log1p", "cos", "logit", "digamma", "lgamma", "arccos", "acos")
+        for name in (
+            *("log", "log2", "log10", "log1p", "cos", "logit", "digamma", "lgamma", "arccos", "acos", "arcsin", "asin"),
+            *("arctanh", "atanh", "erfinv"),
+        )
     ),
     *(
         Operator(*(f"cast by {name}", Kind.ELEMENTWISE, (), (), (name,)), sign=keeps, mode=Mode.SAME, monotone=_up)
@@ -709,9 +712,7 @@ ROWS: tuple[Operator, ...] = (
     _join("maximum", _of_most, torch.maximum, torch.fmax, methods=("maximum", "fmax")),
     _join("minimum", _of_least, torch.minimum, torch.fmin, methods=("minimum", "fmin")),
     _join("pow", _of_power, operator.pow, torch.pow, methods=("pow", "__pow__")),
-    _join(
-        "where", lambda call, signs: _of_any(call, signs[-2:]), torch.where, operands=("condition", "input", "other")
-    ),
+    _join("where", _of_choice, torch.where, operands=("condition", "input", "other")),
     _join("logaddexp", lambda call, signs: Sign.UNKNOWN, torch.logaddexp, methods=("logaddexp",)),
     # values that move
     Operator(

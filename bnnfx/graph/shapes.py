@@ -90,6 +90,7 @@ def infer_shapes(
             f"The model takes {len(names)} input(s) ({', '.join(names)}); example_inputs has {len(example_inputs)}."
         )
     training = {name: module.training for name, module in gm.named_modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in gm.buffers()] if compute else []
     gm.eval()
     recorder = _ShapeRecorder(gm)
     recorder.ranges = ranges if compute else None
@@ -98,6 +99,10 @@ def infer_shapes(
         with torch.no_grad(), nullcontext() if compute else fakes:
             recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
     finally:
+        with torch.no_grad():
+            for buffer, before in buffers:
+                if not torch.equal(buffer, before):  # a leaf that counts its calls
+                    buffer.copy_(before)
         for name, module in gm.named_modules():
             module.training = training[name]
     return recorder.shapes

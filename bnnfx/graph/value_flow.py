@@ -76,10 +76,12 @@ def _value(
     sign, culprit = _follow(row, call, [(values[s].sign, values[s].culprit) for s in sources], node)
     without = [(values[s].sign_without_relus, values[s].culprit_without_relus) for s in sources]
     bare = without[0] if row.replaced and without else _follow(row, call, without, node)
+    if not row.replaced and row.kind not in _CARRYING:
+        bare = sign, culprit  # no ReLU in front of it is taken away
     relus: frozenset[fx.Node] = frozenset().union(*(values[source].relus for source in sources))
     if row.replaced:
         relus |= {node}
-    elif row.kind not in _CARRYING or bare[0] is Sign.NEVER_NEGATIVE:
+    elif row.kind not in _CARRYING or bare[0] is not Sign.BOTH:
         relus = frozenset()
     known = axes if axes is not None else _axes(row, call, [values[source].axes for source in sources])
     return Value(sign, culprit, known, relus, *bare)

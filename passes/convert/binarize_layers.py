@@ -6,7 +6,7 @@ from torch import fx
 
 from bnnfx.graph import edit
 from bnnfx.graph.context import ConvertContext
-from bnnfx.graph.dataflow import module_of, sole_user
+from bnnfx.graph.dataflow import drops, module_of, sole_user
 from bnnfx.graph.operators import Mode, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
@@ -52,7 +52,9 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node, None]):
             else:
                 edit.replace_module(self.gm, name, BINARY_LAYERS[type(layer)].from_float(layer, weight))
         reader, source = match, match.all_input_nodes[0]
-        while operator_of(self.gm, source).mode is Mode.DROPS and sole_user(source) is reader:
+        while (
+            operator_of(self.gm, source).mode is Mode.DROPS and drops(self.gm, source) and sole_user(source) is reader
+        ):
             reader, source = source, source.all_input_nodes[0]
         binarizer = scheme.activation(options).to(self.gm.get_parameter(f"{name}.weight").device)
         target = edit.add_module(self.gm, name, "sign", binarizer)

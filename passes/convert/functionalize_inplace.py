@@ -6,8 +6,7 @@ from torch import fx
 
 from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import module_of
-from bnnfx.graph.inplace import functional_twin, written
-from bnnfx.graph.operators import operator_of
+from bnnfx.graph.inplace import functional_twin, place_of_flag, written
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
 
@@ -45,9 +44,8 @@ class FunctionalizeInplace(Pass[ConvertContext, fx.Node, Twin]):
             module.inplace = False  # type: ignore[assignment]  # ours: convert works on a copy
             return
         assert plan is not None
-        names = operator_of(self.gm, match).parameters
-        place = 1 + names.index("inplace") if "inplace" in names else len(match.args)
-        match.args = match.args[:place]
+        place = place_of_flag(self.gm, match)
+        match.args = tuple(False if index == place else value for index, value in enumerate(match.args))
         match.kwargs = {name: value for name, value in match.kwargs.items() if name not in ("inplace", "out")}
         match.target = plan
         if match.op == "call_method" and not isinstance(plan, str):

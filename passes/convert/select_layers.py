@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn.utils import parametrize
 
@@ -19,6 +20,8 @@ from bnnfx.nn import BINARY_LAYERS, layer_kind
 from bnnfx.private_interfaces import LazyModule, has_hooks
 from bnnfx.schemes import get_scheme, schemes
 from bnnfx.schemes.scheme import Options
+
+_NORM = "put a batch norm between '{}' and it"
 
 
 class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
@@ -154,15 +157,22 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         return Refusal(reason, f"convert with scheme {' or '.join(map(repr, others))}" if others else "")
 
     def _constant_sign(self, match: fx.Node) -> Refusal | None:
-        if self.context.scheme.activation(self._options(match)).absorbs_relu:
-            return None
         source = match.all_input_nodes[0]
         value = self._values[source]
         sign, culprit = value.sign_without_relus, value.culprit_without_relus
         least, most = self.context.ranges.get(source, (math.nan, math.nan))
+        activation = self.context.scheme.activation(self._options(match))
+        if activation.absorbs_relu:
+            low, high = activation(torch.tensor([[least], [most]])).flatten().tolist()
+            if sign is not Sign.UNKNOWN or math.isnan(least) or low != high:
+                return None
+            reason = f"its input, which '{culprit.name}' gives, is {least:.3g} to {most:.3g} on the example inputs"
+            return Refusal(
+                f"{reason}, of which {type(activation).__name__} makes one value", _NORM.format(culprit.name)
+            )
         if sign is Sign.BOTH or (sign is Sign.UNKNOWN and least < 0 <= most):
             return None
-        remedy = f"put a batch norm between '{culprit.name}' and it"
+        remedy = _NORM.format(culprit.name)
         if sign is Sign.NEVER_NEGATIVE:
             reason = f"its input is never negative, because of '{culprit.name}', so a sign of it would be constant"
             return Refusal(reason, remedy)

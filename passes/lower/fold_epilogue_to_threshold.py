@@ -7,7 +7,16 @@ import torch
 from torch import fx
 
 from bnnfx.graph import edit
-from bnnfx.graph.chain import CONVOLUTION, PACK, accumulators_of, is_per_channel, shared_by, table_of_bits, upstream
+from bnnfx.graph.chain import (
+    CONVOLUTION,
+    PACK,
+    accumulators_of,
+    is_per_channel,
+    shared_by,
+    table_of_bits,
+    upstream,
+    value_source,
+)
 from bnnfx.graph.context import LowerContext
 from bnnfx.graph.dataflow import calls
 from bnnfx.graph.pass_runner import Pass
@@ -42,8 +51,7 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue, IntegerThreshold]):
         for pack in [node for node in self.gm.graph.nodes if calls(node, PACK)]:
             chain: list[fx.Node] = []
             for node in upstream(pack):
-                tensors = [source for source in node.all_input_nodes if source.op != "get_attr"]
-                if calls(node, CONVOLUTION) or not tensors or tensors != list(node.args[:1]):
+                if calls(node, CONVOLUTION) or value_source(node) is None:
                     yield Epilogue(node, chain[::-1], pack)
                     break
                 chain.append(node)

@@ -128,7 +128,7 @@ def test_views_made_behind_the_call_are_fine() -> None:
     assert torch.equal(run_pass(FunctionalizeInplace, model).gm(x), model(x))
 
 
-def test_module_that_writes_and_whose_result_is_not_read_stays() -> None:
+def test_module_that_is_called_for_what_it_writes() -> None:
     class Odd(nn.Module):
         def forward(self, x: Tensor) -> None:
             if x.sum() > -1e9:
@@ -145,6 +145,9 @@ def test_module_that_writes_and_whose_result_is_not_read_stays() -> None:
             self.odd(y)
             return self.last(self.second(self.bn(y)))  # type: ignore[no-any-return]
 
-    with pytest.warns(UserWarning, match="'odd' is kept as a float leaf"):
-        gm = bnnfx.convert(Net().eval(), "xnor")
-    assert "odd" in [node.target for node in gm.graph.nodes]
+    with pytest.raises(ConversionError, match=r"'odd' .* called for what it writes into its input"):
+        bnnfx.convert(Net().eval(), "xnor")
+    layers = (Net(), nn.BatchNorm2d(2), *(nn.Conv2d(2, 2, 1) for _ in range(3)))
+    with pytest.warns(UserWarning, match="'0' is kept as a float leaf"):
+        gm = bnnfx.convert(nn.Sequential(*layers), "xnor")
+    assert type(gm.get_submodule("0")) is Net
