@@ -8,7 +8,7 @@ from torch import fx
 
 from bnnfx.errors import ExampleInputError, first_line
 from bnnfx.graph.inplace import may_write
-from bnnfx.private_interfaces import FakeTensorMode
+from bnnfx.private_interfaces import FakeTensorMode, changes_of
 
 
 class _ShapeRecorder(fx.Interpreter):
@@ -90,7 +90,7 @@ def infer_shapes(
             f"The model takes {len(names)} input(s) ({', '.join(names)}); example_inputs has {len(example_inputs)}."
         )
     training = {name: module.training for name, module in gm.named_modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in gm.buffers()] if compute else []
+    buffers = [(buffer, buffer.clone(), changes_of(buffer)) for buffer in gm.buffers()] if compute else []
     gm.eval()
     recorder = _ShapeRecorder(gm)
     recorder.ranges = ranges if compute else None
@@ -100,8 +100,8 @@ def infer_shapes(
             recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
     finally:
         with torch.no_grad():
-            for buffer, before in buffers:
-                if not torch.equal(buffer, before):  # a leaf that counts its calls
+            for buffer, before, changes in buffers:
+                if changes_of(buffer) != changes:  # a leaf that counts its calls
                     buffer.copy_(before)
         for name, module in gm.named_modules():
             module.training = training[name]

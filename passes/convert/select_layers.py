@@ -163,8 +163,10 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         least, most = self.context.ranges.get(source, (math.nan, math.nan))
         activation = self.context.scheme.activation(self._options(match))
         if activation.absorbs_relu:
-            low, high = activation(torch.tensor([[least], [most]])).flatten().tolist()
-            if sign is not Sign.UNKNOWN or math.isnan(least) or low != high:
+            if sign is not Sign.UNKNOWN or math.isnan(least):
+                return None
+            low, high = activation(torch.tensor([[least], [most]]))
+            if not torch.equal(low, high):
                 return None
             reason = f"its input, which '{culprit.name}' gives, is {least:.3g} to {most:.3g} on the example inputs"
             return Refusal(
