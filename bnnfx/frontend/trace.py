@@ -135,11 +135,11 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
         found = dict(_obstacles(model, graphs, leaves))
         if not found:
             break
-        if "" in found:
+        assert found.keys().isdisjoint(leaves), "a leaf is found once"
+        if found.keys() == {""}:
             remarks.append(Remark(type(model).__name__, found[""].reason, found[""].remedy))
             break
-        assert found.keys().isdisjoint(leaves), "a leaf is found once"
-        leaves |= found
+        leaves |= {path: leaf for path, leaf in found.items() if path}
     gm = graphs[modes[""] if remarks else False]
     if not remarks:
         follow_both_modes(gm, graphs[True].graph, model)

@@ -162,9 +162,9 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         sign, culprit = value.sign_without_relus, value.culprit_without_relus
         least, most = self.context.ranges.get(source, (math.nan, math.nan))
         activation = self.context.scheme.activation(self._options(match))
-        if activation.absorbs_relu:
-            if sign is not Sign.UNKNOWN or math.isnan(least):
-                return None
+        if activation.absorbs_relu and sign is not Sign.UNKNOWN:
+            return None
+        if activation.absorbs_relu and not math.isnan(least):
             low, high = activation(torch.tensor([[least], [most]]))
             if not torch.equal(low, high):
                 return None

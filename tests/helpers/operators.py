@@ -31,7 +31,6 @@ EXCLUDED = {
     r"roi_align": "torchvision compiles it at its first call where its own library does not fit torch",
     r"Conv2d|Conv2dNormActivation|SqueezeExcitation": "holds layers that convert binarizes",
     r"Lazy\w+": "has no weights before its first call",
-    r"HingeEmbeddingLoss|hinge_embedding_loss": "wants targets of -1 and 1; of others it makes zeros",
     r"Sequential|Module\w*": "a container",
 }
 """Patterns of whole names, and why they are out."""

@@ -111,7 +111,7 @@ def structure(network):
 
 
 def test_several_hundred_are_found(share):
-    assert sum(len(operators(namespace, share)) for namespace in SPELLED) > 800 / share
+    assert sum(len(operators(namespace, share)) for namespace in SPELLED) > 900 / share
 
 
 def erased(convert):
