@@ -39,7 +39,8 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
     def _note_range(self, node: fx.Node, value: object) -> None:
-        if self.ranges is not None and isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel():
+        known = isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() and not value.is_meta
+        if self.ranges is not None and known:
             least, most = torch.aminmax(value)
             self.ranges[node] = float(least), float(most)
 

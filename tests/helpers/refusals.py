@@ -664,7 +664,7 @@ CASES: dict[str, Case] = {
     "shift of no batch norm": Case(
         "",
         "'mul' is no batch norm",
-        wired(lambda m, x: m.b(m.position * m.a(x))),
+        wired(lambda m, x: m.b(torch.sigmoid(m.position) * m.a(x))),
         {"model": wired(lambda m, x: m.b(m.a(x)))},
         **DUO,
     ),

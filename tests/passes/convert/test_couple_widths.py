@@ -352,7 +352,7 @@ class Random(Model):
         self.plan = []
         for kind, first, second, width in program:
             a, b = first % len(sizes), second % len(sizes)
-            if kind in ("add", "mul") and sizes[a] != sizes[b]:
+            if kind in ("add", "gate") and sizes[a] != sizes[b]:
                 kind = "cat"
             if kind == "grouped" and (sizes[a] % 2 or width % 2):
                 kind = "conv"
@@ -378,7 +378,7 @@ class Random(Model):
                 {
                     "cat": lambda one=one, other=other: torch.cat([one, other], 1),
                     "add": lambda one=one, other=other: one + other,
-                    "mul": lambda one=one, other=other: one * other,
+                    "gate": lambda one=one, other=other: one * torch.sigmoid(other),
                     "chunk": lambda one=one: torch.cat(one.chunk(2, 1)[::-1], 1),
                 }.get(kind, lambda one=one, layer=layer: layer(one))()
             )
@@ -386,7 +386,7 @@ class Random(Model):
 
 
 STEPS = st.tuples(
-    st.sampled_from(["conv", "grouped", "depthwise", "norm", "prelu", "cat", "add", "mul", "relu", "chunk"]),
+    st.sampled_from(["conv", "grouped", "depthwise", "norm", "prelu", "cat", "add", "gate", "relu", "chunk"]),
     *(st.integers(0, 9), st.integers(0, 9), st.sampled_from([3, 4, 8, 10])),
 )
 
