@@ -170,7 +170,7 @@ def export(
 
     Args:
         gm: a graph in stage PACKED, or in stage TRAINABLE, which is lowered first.
-        path: the file to write; it appears whole or not at all.
+        path: the file to write; it appears whole or not at all. What is no regular file is written to.
         target: what to write, one of `bnnfx.targets()`.
         example_inputs: arguments of forward, needed to lower a trainable graph.
         **options: those of the target.
@@ -181,12 +181,10 @@ def export(
     Raises:
         ValueError: unknown target, or an option that the target does not take.
         StageError: `gm` is neither trainable nor packed.
-        ExportError: the folder of `path` is missing, or the target cannot hold the graph.
+        ExportError: `path` cannot be written, or the target cannot hold the graph.
     """
     chosen = TARGETS.get(target)
     path = require_folder(path)
-    if path.is_dir():
-        raise ExportError(f"{path} is a folder; give the name of a file in it.")
     record = record_of(gm) if isinstance(gm, fx.GraphModule) else None
     if record is not None and record.stage is Stage.TRAINABLE:
         if example_inputs is None:
@@ -221,7 +219,7 @@ def export_onnx(
     Raises:
         ValueError: unknown dialect, or an opset that is too old.
         StageError: `gm` is neither trainable nor packed.
-        ExportError: the folder of `path` is missing, or some node cannot be exported.
+        ExportError: `path` cannot be written, or some node cannot be exported.
     """
     require_dialect(dialect)
     options = {} if opset is None else {"opset": opset}

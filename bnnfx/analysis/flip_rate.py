@@ -60,7 +60,11 @@ class FlipHistory:
     records: list[FlipRecord] = field(default_factory=list)
 
     def save(self, path: str | Path) -> Path:
-        """Write it as JSON; an existing file is replaced as a whole."""
+        """Write it as JSON; an existing file is replaced as a whole.
+
+        Raises:
+            ExportError: it cannot be written.
+        """
         return write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod

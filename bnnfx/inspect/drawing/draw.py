@@ -34,7 +34,7 @@ def draw(gm: nn.Module | str | Path, path: str | Path, *, example_inputs: tuple[
         ConversionError: the module cannot be traced.
         ExampleInputError: the example inputs do not fit.
         ModelFileError: there is no such file, or it is no ONNX file.
-        ExportError: the folder of `path` is missing.
+        ExportError: `path` cannot be written.
         BnnfxError: the extra `draw` is not installed.
 
     >>> import tempfile, torch

@@ -52,7 +52,7 @@ def report(
         ConversionError: a module cannot be traced.
         ModelFileError: a file is missing, or is no ONNX file.
         ExampleInputError: the example inputs do not fit.
-        ExportError: the folder of `path` is missing.
+        ExportError: `path` cannot be written.
         BnnfxError: the extra `draw` is not installed.
 
     >>> import bnnfx, tempfile
