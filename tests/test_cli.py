@@ -43,6 +43,9 @@ NET = dedent(
     def broken():
         raise RuntimeError("no data")
 
+    def ends():
+        raise SystemExit(0)
+
     class Untraceable(Net):
         def forward(self, x):
             return super().forward(x) if x.sum() > 0 else x
@@ -74,6 +77,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "net.py").write_text(NET)
     return tmp_path
 
@@ -194,13 +198,28 @@ def test_weights(form: str) -> None:
         state = {f"module.{name}": value for name, value in state.items()}
     torch.save({"state_dict": state, "epoch": 3} if form == "nested" else state, "weights.pt")
     result = run("convert", "net.py:make", *BINARY, "--weights", "weights.pt")
-    assert result.stderr == ""
+    key = {"distributed": "module", "nested": "state_dict"}.get(form)
+    assert result.stderr == (f"note: the weights are those under '{key}' in weights.pt\n" if key else "")
     if form == "float":
         rebuilt = build("net.py:make", "rbnn", bnnfx.Config(), Path("weights.pt"), seed=0)
         assert torch.equal(rebuilt.get_parameter("conv1.weight"), model.conv1.weight)  # type: ignore[union-attr, arg-type]
         assert bnnfx.verify(rebuilt, "model.onnx", (torch.randn(2, 3, 8, 8),))
     else:
         assert bnnfx.verify(trained, "model.onnx", (torch.randn(2, 3, 8, 8),))
+
+
+def test_one_of_several_weights() -> None:
+    """Which are taken is said, and how to take the others."""
+    model, average = load_model("net.py:make"), load_model("net.py:make")
+    torch.save({"state_dict": model.state_dict(), "state_dict_ema": average.state_dict()}, "weights.pt")
+    for text, taken in {"weights.pt": model, "weights.pt:state_dict_ema": average}.items():
+        result = run("convert", "net.py:make", "--scheme", "xnor", "--input", "1x3x8x8", "--weights", text)
+        said = (
+            "note: the weights are those under 'state_dict' in weights.pt; 'state_dict_ema' would fit, too "
+            "(--weights weights.pt:state_dict_ema)\n"
+        )
+        assert result.stderr == (said if taken is model else "")
+        assert bnnfx.verify(bnnfx.convert(taken, "xnor").eval(), "model.onnx", (torch.randn(2, 3, 8, 8),))
 
 
 def test_weights_of_a_split_graph() -> None:
@@ -231,6 +250,37 @@ def test_page_shows_the_split_graph_too(monkeypatch: pytest.MonkeyPatch) -> None
     run("inspect", "net.py:make", *DUO, "--html", "page.html")
     (graphs,) = pages
     assert [bnnfx.explain(gm).stage for gm in graphs] == ["trainable", "trainable", "packed"]
+
+
+NEIGHBOURS = {
+    "lib/shapes.py": "width = 8",
+    "lib/parts/__init__.py": "from shapes import width\nfrom torch import nn\nlayer = nn.Conv2d(width, width, 3)",
+    "lib/user.py": "from parts import layer\nfrom torch import nn\ndef make():\n"
+    "    import shapes\n    return nn.Sequential(nn.Conv2d(3, 8, 3), layer, nn.Conv2d(shapes.width, 4, 1))",
+}
+
+
+@pytest.mark.parametrize("source", ["../lib/user.py:make", "user.py:make", "user:make", "link.py:make", "near:make"])
+@pytest.mark.parametrize("program", ["bnnfx", "-m"])
+def test_models_import_their_neighbours(source: str, program: str, place: Path) -> None:
+    """Those in the folder of the file, which a link points to, and those in the working directory."""
+    for name, text in NEIGHBOURS.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(text)
+    (place / "work").mkdir()
+    (place / "work" / "link.py").symlink_to(place / "lib" / "user.py")
+    (place / "work" / "near.py").write_text("import sys, torch\nsys.path.append('../lib')\nfrom user import make")
+    folder = place / ("lib" if source.startswith("user") else "work")
+    start = [Path(sys.executable).with_name("bnnfx")] if program == "bnnfx" else [sys.executable, "-m", "bnnfx"]
+    command = [*start, "inspect", source, "--scheme", "xnor"]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "stage trainable: 1 of 3 layers are binary" in result.stdout
+
+
+def test_python_m_is_the_command(place: Path) -> None:
+    result = subprocess.run([sys.executable, "-m", "bnnfx", "--help"], capture_output=True, text=True, check=True)
+    assert "Usage: bnnfx [OPTIONS] COMMAND" in result.stdout
 
 
 def test_module_on_the_path(monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
@@ -266,6 +316,8 @@ FAILURES = [
     (["convert", "none.py:make", *BINARY], "There is no file none.py"),
     (["convert", "net.py:broken", *BINARY], "net.py:broken failed: RuntimeError: no data"),
     (["convert", "net.py:number", *BINARY], "net.py:number failed: TypeError"),
+    (["convert", "net.py:ends", *BINARY], "net.py:ends failed: SystemExit: 0"),
+    (["convert", "program.py:make", *BINARY], "program.py cannot be imported: SystemExit: 1"),
     (["convert", "net.py:Untraceable", *BINARY], "Untraceable.forward cannot be traced by torch.fx"),
     (["convert", "torchvision:resnet19", *BINARY], "torchvision has no classification model 'resnet19'"),
     (["convert", "make", *BINARY], "A model is given as 'torchvision:NAME'"),
@@ -298,6 +350,7 @@ def odd_files(chain_files: Path, place: Path) -> None:
     for name in ("chain.onnx", "original.onnx"):
         (place / name).write_bytes((chain_files / name).read_bytes())
     (place / "text.onnx").write_text("nothing of the kind")
+    (place / "program.py").write_text("import sys\nsys.exit(1)")
     torch.save({"number": 3}, place / "number.pt")
     torch.save({"weight": torch.zeros(3)}, place / "other.pt")
     state = load_model(f"{place}/net.py:make").state_dict()

@@ -21,9 +21,11 @@ LAYERS = (
     {"analysis", "calibration", "optimizer_state", "schedule"},
     {"inspect"},
     {""},  # bnnfx itself: the public names
+    {"checkpoint"},
     {"model_source"},
     {"bench"},
     {"cli"},
+    {"__main__"},
 )
 """The parts of the package, from what knows nothing of the others to what knows them all."""
 

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from bnnfx.config import FLOAT_KEYWORDS, Config, LayerConfig
-from bnnfx.errors import BnnfxError
+from bnnfx.errors import BnnfxError, ModelSourceError
 from bnnfx.file_writing import write_whole
 from bnnfx.source_forms import FORMS, IMAGE_SIZE, PREFIX
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, fx
 
     from bnnfx.bench.whole_models import Notify
+    from bnnfx.checkpoint import Weights
 
 _WIDTH = 120  # of tables that do not go to a terminal
 STDOUT = "-"
@@ -66,11 +67,12 @@ InputOption = Annotated[
     ),
 ]
 WeightsOption = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        metavar="FILE",
+        metavar="FILE[:KEY]",
         help="The state_dict of the float model, or of the converted (or split) one after training: `.pt`, `.pth` or "
-        "`.safetensors`. Without it the weights are random.",
+        "`.safetensors`; KEY says where it is in a checkpoint, such as `state_dict_ema`, if its names do not. Without "
+        "it the weights are random.",
         show_default=False,
     ),
 ]
@@ -112,7 +114,7 @@ class Request:
         source: names the model.
         scheme: to binarize it by.
         config: which layers stay float, and options of the scheme.
-        weights: the file with its weights, if one was given.
+        weights: where its weights are, if that was given.
         shapes: of the arguments of forward; none if they were not given.
         seed: of everything random.
     """
@@ -120,7 +122,7 @@ class Request:
     source: str
     scheme: str
     config: Config
-    weights: Path | None
+    weights: "Weights | None"
     shapes: tuple[tuple[int, ...], ...]
     seed: int
 
@@ -145,7 +147,7 @@ def request(
     source: str,
     scheme: str | None,
     inputs: list[str] | None,
-    weights: Path | None,
+    weights: str | None,
     keep_float: list[str] | None,
     layers: list[str] | None,
     options: list[str] | None,
@@ -155,8 +157,7 @@ def request(
     if scheme not in (known := _schemes()):
         given = "it was not given" if scheme is None else f"got '{scheme}'"
         raise typer.BadParameter(f"--scheme is one of {', '.join(known)}; {given}.")
-    if weights is not None and not weights.is_file():
-        raise typer.BadParameter(f"There is no file {weights} for --weights.")
+    found = None if weights is None else _weights(weights)
     shapes = tuple(shape(text) for text in inputs or ())
     if not shapes and source.startswith(PREFIX):
         shapes = ((1, 3, IMAGE_SIZE, IMAGE_SIZE),)
@@ -166,7 +167,16 @@ def request(
     if unknown:
         raise typer.BadParameter(f"--keep-float is {', '.join(FLOAT_KEYWORDS)} or {_NOTHING}; got {unknown[0]}.")
     config = Config(words, dict(_layer(text) for text in layers or ()), dict(_option(text) for text in options or ()))
-    return Request(source, scheme, config, weights, shapes, seed)
+    return Request(source, scheme, config, found, shapes, seed)
+
+
+def _weights(text: str) -> "Weights":
+    from bnnfx.checkpoint import Weights
+
+    try:
+        return Weights.parse(text)
+    except ModelSourceError as error:
+        raise typer.BadParameter(f"--weights: {error}") from error
 
 
 def shape(text: str) -> tuple[int, ...]:
