@@ -1,6 +1,7 @@
 """The command line: every example of its help runs as written; what it writes, refuses, and how it ends."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -295,8 +296,13 @@ USAGE = [
     (["convert", "net.py:make", "--scheme", "rbnn"], "--input gives the shape"),
     (["convert", "net.py:make", "--scheme", "rbnn", "--input", "3,8,8"], "--input is sizes with x between"),
     (["convert", "net.py:make", *BINARY, "--weights", "none.pt"], "There is no file none.pt"),
-    (["convert", "net.py:make", *BINARY, "-o", "nowhere/x.onnx"], "give a file in a folder that exists"),
-    (["convert", "net.py:make", *BINARY, "--json", "nowhere/x"], "give a file in a folder that exists"),
+    (
+        ["convert", "net.py:make", "--scheme", "rbnn", "--input", f"1x3x8x{'9' * 5000}"],
+        "--input is sizes with x between",
+    ),
+    (["convert", "net.py:make", *BINARY, "-o", "-", "--json", "-"], "--output and --json are both '-'"),
+    (["inspect", "net.py:make", *BINARY, "--svg", "-"], "--svg writes a file, not to standard output"),
+    (["inspect", "net.py:make", *BINARY, "--html", "-"], "--html writes a file, not to standard output"),
     (["convert", "net.py:make", *BINARY, "--keep-float", "middle"], "--keep-float is first, last, downsample or none"),
     (["convert", "net.py:make", *BINARY, "--layer", "fc=both"], "--layer is NAME=float or NAME=binary"),
     (["convert", "net.py:make", *BINARY, "--option", "centre"], "--option is NAME=VALUE"),
@@ -311,6 +317,19 @@ USAGE = [
 ]
 FAILURES = [
     (["verify", "original.onnx", "chain.onnx"], "original.onnx was not written by bnnfx.export_onnx"),
+    (
+        ["convert", "net.py:make", *BINARY, "-o", "nowhere/x.onnx"],
+        "nowhere does not exist, so x.onnx cannot be written",
+    ),
+    (["convert", "net.py:make", *BINARY, "--json", "nowhere/x"], "nowhere does not exist, so x cannot be written"),
+    (["inspect", "net.py:make", *BINARY, "--svg", "."], "is a folder"),
+    (["convert", "net.py:make", *BINARY, "-o", "n" * 300], "cannot be written: File name too long"),
+    (["inspect", "n" * 300], "File name too long"),
+    (["verify", "chain.onnx", "--inputs", "n" * 300], "File name too long"),
+    (["convert", "net.py:make", *BINARY, "--weights", "n" * 300], "File name too long"),
+    (["convert", "net.py:make", *BINARY[:2], "--input", "1x3x99999999x99999999"], "can't allocate memory"),
+    (["verify", "chain.onnx", "--input", "1x3x99999999x99999999"], "can't allocate memory"),
+    (["convert", "net.py:make", *BINARY[:2], "--input", f"1x3x{'9' * 15}x{'9' * 15}"], "Error: RuntimeError: "),
     (["convert", "nothing:make", *BINARY], "nothing cannot be imported: No module named 'nothing'"),
     (["convert", "net.py:none", *BINARY], "net.py has no 'none'"),
     (["convert", "none.py:make", *BINARY], "There is no file none.py"),
@@ -382,6 +401,108 @@ def test_file_that_was_there_survives_a_failure(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(onnx.checker, "check_model", lambda *_, **__: (_ for _ in ()).throw(ValueError("broken")))
     run("convert", "net.py:make", *BINARY, code=2)
     assert Path("model.onnx").read_text() == "precious"
+
+
+UNEXPECTED = [
+    (MemoryError(), "MemoryError: MemoryError."),
+    (OSError(28, "No space left on device"), "No space left on device."),
+    (RuntimeError("a\nb"), "RuntimeError: a."),
+    (KeyError("k"), "KeyError: 'k'."),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), UNEXPECTED, ids=[text for _, text in UNEXPECTED])
+def test_every_failure_is_status_2(error: Exception, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """1 means that two models differ; where the program itself may be wrong, its traceback comes first."""
+    monkeypatch.setattr("bnnfx.model_source.convert", lambda *_, **__: (_ for _ in ()).throw(error))
+    result = CliRunner().invoke(app, ["inspect", "net.py:make", "--scheme", "xnor"])
+    assert (result.exit_code, result.stdout) == (2, "")
+    *before, line = result.stderr.removeprefix(f"{RANDOM}\n").splitlines()
+    assert line == f"Error: {text}"
+    assert bool(before) == isinstance(error, KeyError)
+
+
+# --- standard output ---
+
+SHORT = ("inspect", "net.py:make", "--scheme", "xnor")
+
+
+def program(
+    arguments: tuple[str, ...], shell: str = 'exec "$@"', **options: Any
+) -> "subprocess.CompletedProcess[bytes]":
+    """The program as it is called, by a shell that sets up its output."""
+    command = ["sh", "-c", shell, "sh", Path(sys.executable).with_name("bnnfx"), *arguments]
+    return subprocess.run(command, stderr=subprocess.PIPE, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments", [SHORT, (*SHORT, "--json", "-"), ("--help",), ("inspect", "--help")], ids=" ".join
+)
+@pytest.mark.parametrize("fault", ["closed", "full", "unread", "all unread"])
+def test_output_that_is_lost(arguments: tuple[str, ...], fault: str, place: Path) -> None:
+    if fault == "closed":
+        result = program(arguments, 'exec "$@" >&-')
+    elif fault == "full":
+        result = program(arguments, 'ulimit -f 0; exec "$@" > output')  # no file may have a byte
+    else:
+        reads, writes = os.pipe()
+        os.close(reads)
+        result = program(arguments, 'exec "$@" 2>&1' if fault == "all unread" else 'exec "$@"', stdout=writes)
+        os.close(writes)
+    assert result.returncode == 2
+    lines = [line for line in result.stderr.decode().splitlines() if not line.startswith("note: ")]
+    assert [line[:7] for line in lines] == ([] if fault == "all unread" else ["Error: "])
+
+
+def test_errors_that_nobody_reads(place: Path) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    command = [Path(sys.executable).with_name("bnnfx"), "inspect"]
+    for arguments in (["none.onnx"], ["net.py:broken", "--scheme", "xnor"], ["net.py:make", "--no-such-option"]):
+        assert subprocess.run([*command, *arguments], stdout=subprocess.DEVNULL, stderr=writes).returncode == 2
+    os.close(writes)
+
+
+def test_disk_that_is_full(place: Path) -> None:
+    (place / "model.onnx").write_text("precious")
+    result = program(("convert", "net.py:make", *BINARY), 'ulimit -f 1; exec "$@"', stdout=subprocess.PIPE)
+    assert (result.returncode, result.stdout) == (2, b"")
+    assert result.stderr.decode().splitlines()[-1] == "Error: model.onnx cannot be written: File too large."
+    assert (place / "model.onnx").read_text() == "precious" and len(list(place.iterdir())) == 2
+
+
+LOUD = """
+import os, sys
+print("at import")
+from net import Net
+
+def make():
+    print("in make")
+    os.system("echo from a program")
+    os.write(1, b"from a library")
+    sys.stdout.write("no newline")
+    return Net()
+"""
+
+
+def test_what_a_model_prints_is_no_result(place: Path) -> None:
+    (place / "loud.py").write_text(LOUD)
+    arguments = ("loud.py:make", *BINARY)
+    result = program(("inspect", *arguments, "--json", "-"), stdout=subprocess.PIPE)
+    assert json.loads(result.stdout)["explanation"]["stage"] == "packed"
+    for text in (b"at import", b"in make", b"from a program", b"from a library", b"no newline"):
+        assert text in result.stderr
+    result = program(("convert", *arguments, "-o", "-"), stdout=subprocess.PIPE)
+    assert bnnfx.load(write(place / "piped.onnx", result.stdout)).run(torch.zeros(1, 3, 8, 8)).shape == (1, 4)  # type: ignore[union-attr]
+    assert b"-: " in result.stderr and b"2 of 4 layers are binary" in result.stderr
+    assert not (place / "-").exists()
+    result = program(("verify", *arguments[:3], "piped.onnx", "--json", "-"), stdout=subprocess.PIPE)
+    assert result.returncode == 0 and json.loads(result.stdout)["equal"]
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
 
 
 # --- inspect ---

@@ -10,13 +10,13 @@ from bnnfx.cli.common import (
     JsonOption,
     SchemeOption,
     app,
-    failure_in_one_line,
     is_file_of_onnx,
     progress,
     refuse,
     shape,
     show,
     target,
+    working,
 )
 from bnnfx.errors import BenchmarkError
 from bnnfx.source_forms import IMAGE_SIZE
@@ -88,7 +88,7 @@ def bench(
     if (model is None) == (not layer):
         raise typer.BadParameter("Give either MODEL or --layer.")
     target(json, "--json")
-    with failure_in_one_line():
+    with working():
         from bnnfx.bench.command import Settings
         from bnnfx.bench.timing import Effort
 

@@ -1,10 +1,13 @@
 """What the commands share: options of a model, progress, results as tables or JSON, and errors in one line."""
 
 import ast
+import errno
+import os
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +16,8 @@ import typer
 from typer.core import TyperGroup
 
 from bnnfx.config import FLOAT_KEYWORDS, Config, LayerConfig
-from bnnfx.errors import BnnfxError, ModelSourceError
-from bnnfx.file_writing import write_whole
+from bnnfx.errors import BnnfxError, ModelSourceError, first_line
+from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.source_forms import FORMS, IMAGE_SIZE, PREFIX
 
 if TYPE_CHECKING:
@@ -27,14 +30,62 @@ if TYPE_CHECKING:
 _WIDTH = 120  # of tables that do not go to a terminal
 STDOUT = "-"
 _NOTHING = "none"
+_FAILED = 2
+_DIGITS = 18  # of sizes that are numbers for torch, too
+_STDOUT_DESCRIPTOR, _STDERR_DESCRIPTOR = 1, 2
+
+
+_BUGS = (AssertionError, AttributeError, LookupError, NameError, TypeError)
+"""What says more about this program than about what it was given; its traceback is shown."""
 
 
 class _Group(TyperGroup):
-    """Keeps the command line as it was typed, for reports that quote it."""
+    """Keeps the command line as it was typed, for reports that quote it; every failure is one line and status 2."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
         ctx.obj = ["bnnfx", *args]
         return super().parse_args(ctx, args)
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program. A failure never ends with status 1, which has a meaning; nor does output that is lost."""
+        try:
+            if sys.stdout is None:
+                raise OSError(errno.EBADF, "Standard output is closed")
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()  # at the end of the program it would be too late
+        except (Exception, SystemExit) as error:
+            # typer and rich end the program with status 1 where nobody reads what it writes
+            failure = error.__context__ if isinstance(error, SystemExit) else error
+            if not isinstance(failure, Exception) or (failure is not error and not isinstance(failure, OSError)):
+                raise
+            with suppress(OSError):
+                if isinstance(failure, _BUGS):
+                    traceback.print_exception(failure)
+                typer.echo(f"Error: {_in_one_line(failure)}", err=True)
+            _drop_what_is_lost()
+            sys.exit(_FAILED)
+
+
+def _in_one_line(error: Exception) -> str:
+    """A failure for people: messages of ours as they are, others with what they are about."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{f': {error.filename}' if error.filename else ''}."
+    ours = isinstance(error, BnnfxError | FileNotFoundError | ValueError)
+    return " ".join(str(error).split()) if ours else f"{type(error).__name__}: {first_line(error)}"
+
+
+def _drop_what_is_lost() -> None:
+    """Python tries again when the program ends, and gives a status of its own, unless something takes the output."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            sink = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(sink, stream.fileno())
+            os.close(sink)
 
 
 app = typer.Typer(cls=_Group, no_args_is_help=True, rich_markup_mode="markdown")
@@ -44,7 +95,8 @@ app = typer.Typer(cls=_Group, no_args_is_help=True, rich_markup_mode="markdown")
 def main() -> None:
     """bnnfx: a compiler for binary neural networks.
 
-    Exit status: 0, all is well; 1, two models differ (`verify`); 2, the command or what it was given is wrong.
+    Exit status: 0, all is well; 1, two models differ (`verify`); 2, the command or what it was given is wrong,
+    or it could not be carried out.
     """
 
 
@@ -182,7 +234,7 @@ def _weights(text: str) -> "Weights":
 def shape(text: str) -> tuple[int, ...]:
     """`1x3x32x32` as numbers."""
     sizes = text.split("x")
-    if len(sizes) < 2 or not all(size.isdecimal() and int(size) for size in sizes):
+    if len(sizes) < 2 or not all(size.isdecimal() and len(size) < _DIGITS and int(size) for size in sizes):
         raise typer.BadParameter(f"--input is sizes with x between, the batch first, such as 1x3x32x32; got '{text}'.")
     return tuple(map(int, sizes))
 
@@ -226,18 +278,33 @@ def refuse(options: Mapping[str, object], reason: str) -> None:
             raise typer.BadParameter(f"{name} {reason}.")
 
 
-def target(text: str | Path | None, option: str) -> Path | None:
-    """The file to write, checked before the work rather than after it; None for no file, or standard output."""
-    if text is None or text == STDOUT:
+def target(text: str | None, option: str, *, stdout: bool = True) -> Path | None:
+    """The file to write, checked before the work rather than after it; None for no file, or standard output.
+
+    Args:
+        text: as it was given, if it was.
+        option: its name.
+        stdout: whether `-` stands for standard output; it is refused else.
+
+    Raises:
+        ExportError: there can be no such file.
+    """
+    if text is None or (stdout and text == STDOUT):
         return None
-    path = Path(text)
-    if not path.parent.is_dir() or path.is_dir():
-        raise typer.BadParameter(f"{option} {path}: give a file in a folder that exists, or '{STDOUT}'.")
-    return path
+    if text == STDOUT:
+        raise typer.BadParameter(f"{option} writes a file, not to standard output; got '{STDOUT}'.")
+    return require_folder(text)
 
 
-def show(items: "Sequence[RenderableType]", json_text: str, json: str | None) -> None:
-    """Print tables and text, and write JSON, as `--json` says."""
+def show(items: "Sequence[RenderableType]", json_text: str, json: str | None, *, beside: bool = False) -> None:
+    """Print tables and text, and write JSON, as `--json` says.
+
+    Args:
+        items: what is printed.
+        json_text: the same as JSON.
+        json: the option.
+        beside: standard output holds something else, so that tables and text go to standard error.
+    """
     path = target(json, "--json")
     if path is not None:
         write_whole(path, json_text)
@@ -247,7 +314,8 @@ def show(items: "Sequence[RenderableType]", json_text: str, json: str | None) ->
     from rich.console import Console
 
     # names of nodes and messages may hold brackets, which are not markup
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False, markup=False, emoji=False)
+    width = None if (sys.stderr if beside else sys.stdout).isatty() else _WIDTH
+    console = Console(width=width, stderr=beside, highlight=False, markup=False, emoji=False)
     for item in items:
         console.print(item)
 
@@ -271,16 +339,28 @@ def progress() -> Iterator["Notify"]:
 
 
 @contextmanager
-def failure_in_one_line() -> Iterator[None]:
-    """Turns the errors that are meant for users into one line on standard error and exit status 2; so warnings too."""
+def working() -> Iterator[None]:
+    """While models are made and run: warnings meant for users become remarks, and standard output stays for results.
+
+    What a model prints goes to standard error, whether Python prints it, or a program or library that it calls.
+    """
+    with warnings.catch_warnings(record=True) as caught, _prints_to_stderr():
+        warnings.simplefilter("default", UserWarning)
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning):
+                say(text)
+
+
+@contextmanager
+def _prints_to_stderr() -> Iterator[None]:
+    sys.stdout.flush()
+    kept = os.dup(_STDOUT_DESCRIPTOR)
     try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("default", UserWarning)
-            try:
-                yield
-            finally:
-                for text in dict.fromkeys(str(w.message) for w in caught if w.category is UserWarning):
-                    say(text)
-    except (BnnfxError, FileNotFoundError, ValueError) as error:
-        typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(2) from error
+        os.dup2(_STDERR_DESCRIPTOR, _STDOUT_DESCRIPTOR)
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, _STDOUT_DESCRIPTOR)
+        os.close(kept)

@@ -1,13 +1,13 @@
 """`bnnfx convert`: from a float model to one ONNX file."""
 
 import json as json_format
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bnnfx.backends import TARGETS, targets
 from bnnfx.cli.common import (
+    STDOUT,
     InputOption,
     JsonOption,
     KeepFloatOption,
@@ -17,12 +17,13 @@ from bnnfx.cli.common import (
     SeedOption,
     WeightsOption,
     app,
-    failure_in_one_line,
     progress,
     request,
     show,
     target,
+    working,
 )
+from bnnfx.file_writing import write_whole
 from bnnfx.registry import require_known
 
 _OURS = ", ".join(f"`{target.name}` ({target.title})" for target in TARGETS.registered())
@@ -37,9 +38,9 @@ def convert(
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The file to write.")] = Path(
-        "model.onnx"
-    ),
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="The file to write; `-` for standard output.")
+    ] = "model.onnx",
     scheme: SchemeOption = None,
     input: InputOption = None,
     weights: WeightsOption = None,
@@ -74,31 +75,35 @@ def convert(
         raise typer.BadParameter("--input gives the shape of the model's argument, such as 1x3x32x32; it is needed.")
     path = target(output, "--output")
     target(json, "--json")
-    assert path is not None
-    with failure_in_one_line(), progress() as notify:
-        require_known("dialect", dialect, targets())
-
+    if path is None and json == STDOUT:
+        raise typer.BadParameter(f"--output and --json are both '{STDOUT}': standard output takes one of them.")
+    with working(), progress() as notify:
         import bnnfx
         from bnnfx.api import split_if_ternary
 
+        require_known("dialect", dialect, targets())
         notify(f"converting {model}", 0.1)
         gm = wanted.build()
         notify("packing", 0.4)
         packed = bnnfx.lower(split_if_ternary(gm), wanted.example_inputs())
-        notify(f"writing {path}", 0.6)
-        options: dict[str, Any] = {} if opset is None else {"opset": opset}
-        bnnfx.export(packed, path, dialect, **options)
+        notify(f"writing {output}", 0.6)
+        content = TARGETS.get(dialect).content(packed, {} if opset is None else {"opset": opset})
+        data = content.encode() if isinstance(content, str) else content
+        if path is not None:
+            write_whole(path, data)
         layers = bnnfx.explain(packed).layers
     result = {
-        "file": str(path),
-        "bytes": path.stat().st_size,
+        "file": output,
+        "bytes": len(data),
         "dialect": dialect,
         "scheme": wanted.scheme,
         "layers": len(layers),
         "binary_layers": sum(layer.binarized for layer in layers),
     }
     text = (
-        f"{path}: {result['bytes']:,} bytes; {result['binary_layers']} of {result['layers']} layers are binary "
+        f"{output}: {result['bytes']:,} bytes; {result['binary_layers']} of {result['layers']} layers are binary "
         f"(scheme {wanted.scheme}, dialect {dialect})"
     )
-    show([text], json_format.dumps(result, indent=2) + "\n", json)
+    if path is None:
+        typer.get_binary_stream("stdout").write(data)
+    show([text], json_format.dumps(result, indent=2) + "\n", json, beside=path is None)

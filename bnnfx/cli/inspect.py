@@ -17,13 +17,13 @@ from bnnfx.cli.common import (
     SeedOption,
     WeightsOption,
     app,
-    failure_in_one_line,
     is_file_of_onnx,
     progress,
     refuse,
     request,
     show,
     target,
+    working,
 )
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def inspect(
         bool, typer.Option("--costs", help="Also parameters, operations and bytes of each layer.")
     ] = False,
     html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a page with the graphs, costs and the pass log.")
+        str | None, typer.Option(metavar="FILE", help="Write a page with the graphs, costs and the pass log.")
     ] = None,
-    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a picture of the graph.")] = None,
+    svg: Annotated[str | None, typer.Option(metavar="FILE", help="Write a picture of the graph.")] = None,
     json: JsonOption = None,
 ) -> None:
     """Say which layers become binary, packed and fused, and why others do not; or what an ONNX file holds.
@@ -66,24 +66,24 @@ def inspect(
 
         bnnfx inspect model.onnx --html page.html
     """
-    for path, name in ((json, "--json"), (html, "--html"), (svg, "--svg")):
-        target(path, name)
+    target(json, "--json")
+    page, picture = target(html, "--html", stdout=False), target(svg, "--svg", stdout=False)
     if is_file_of_onnx(model):
         given = {
             "--scheme": scheme, "--weights": weights, "--keep-float": keep_float, "--layer": layer, "--option": option,
             "--input": None if costs else input,
         }  # fmt: skip
         refuse(given, f"is for models; {model} is a file")
-        with failure_in_one_line():
-            found, items = _inspect_file(Path(model), input if costs else None, costs, html, svg)
+        with working():
+            found, items = _inspect_file(Path(model), input if costs else None, costs, page, picture)
     else:
         wanted = request(model, scheme, input, weights, keep_float, layer, option, seed)
         needing = {"--costs": costs, "--html": html, "--svg": svg}
         if not wanted.shapes:
             refuse(needing, "needs the shape of the model's argument; give --input, such as 1x3x32x32")
-        with failure_in_one_line(), progress() as notify:
+        with working(), progress() as notify:
             notify(f"converting {model}", 0.1)
-            found, items = _inspect_model(wanted, costs, html, svg)
+            found, items = _inspect_model(wanted, costs, page, picture)
     show(items, json_format.dumps(found, indent=2) + "\n", json)
 
 

@@ -17,13 +17,13 @@ from bnnfx.cli.common import (
     SeedOption,
     WeightsOption,
     app,
-    failure_in_one_line,
     is_file_of_onnx,
     progress,
     refuse,
     request,
     show,
     target,
+    working,
 )
 from bnnfx.cli.common import shape as sizes_of
 
@@ -98,7 +98,7 @@ def verify(
         for name, is_file in zip(names, files, strict=True)
         if not is_file
     }
-    with failure_in_one_line(), progress() as notify:
+    with working(), progress() as notify:
         from bnnfx.api import split_if_ternary
         from bnnfx.inspect.bit_trace import trace_bits
         from bnnfx.inspect.verification import compare
