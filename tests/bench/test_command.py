@@ -124,7 +124,7 @@ def test_layers():
         (["chain.onnx", "--float", "missing.onnx"], "There is no file missing.onnx"),
         (["chain.onnx", "--threads", "0"], "--threads is a number of 1 or more"),
         (["chain.onnx", "--batch", "1,,2"], "--batch is a number of 1 or more"),
-        (["chain.onnx", "--json", "nowhere/result.json"], "folder that exists"),
+        (["chain.onnx", "--json", "nowhere/result.json"], "nowhere does not exist"),
         (["chain.onnx", "--scheme", "xnor"], "--scheme is for models; chain.onnx is a file"),
         (["torchvision:resnet18", "--scheme", "nonsense"], "--scheme is one of binaryduo, bireal"),
         (["torchvision:resnet18", "--float", "original.onnx"], "--float is for files"),
