@@ -25,6 +25,11 @@ class LayerConfig:
     binarize: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.binarize is not None and not isinstance(self.binarize, bool):
+            raise ValueError(f"LayerConfig.binarize is True, False or None; got {self.binarize!r}.")
+        _require_mapping("LayerConfig.options", self.options)
+
 
 @dataclass(frozen=True)
 class Config:
@@ -52,15 +57,16 @@ class Config:
     widths: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        unknown = [word for word in self.keep_float if word not in FLOAT_KEYWORDS]
-        if isinstance(self.keep_float, str) or unknown:
-            raise ValueError(f"Config.keep_float is a tuple of {FLOAT_KEYWORDS}; got {self.keep_float!r}.")
+        words = self.keep_float
+        if not isinstance(words, tuple | list | set | frozenset) or not all(word in FLOAT_KEYWORDS for word in words):
+            raise ValueError(f"Config.keep_float is a tuple of {FLOAT_KEYWORDS}; got {words!r}.")
+        for name in ("layers", "options", "widths"):
+            _require_mapping(f"Config.{name}", getattr(self, name))
         for key, value in self.layers.items():
             if not isinstance(value, LayerConfig) or not isinstance(key, str | type):
                 raise ValueError(
                     f"Config.layers maps names, globs or module types to LayerConfig; got {key!r}: {value!r}."
                 )
-
         for key, width in self.widths.items():
             if not isinstance(key, str) or not isinstance(width, int) or isinstance(width, bool) or width < 1:
                 raise ValueError(f"Config.widths maps names or globs to positive integers; got {key!r}: {width!r}.")
@@ -89,6 +95,11 @@ class Config:
             for field_name, keys in (("layers", self.layers), ("widths", self.widths))
         }
         return {field_name: keys for field_name, keys in found.items() if keys}
+
+
+def _require_mapping(what: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{what} is a dictionary, an empty one for nothing; got {value!r}.")
 
 
 def _selects(key: "str | type[nn.Module]", name: str) -> bool:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
+from numbers import Integral, Real
 from typing import Any, Generic, Protocol, TypeVar
 
 _said: set[str] = set()
@@ -130,10 +131,36 @@ def complete_options(owner: str, defaults: Mapping[str, Any], given: Mapping[str
         given: some of them.
 
     Raises:
-        ValueError: an option that the owner does not have, listing those it has.
+        ValueError: an option that the owner does not have, listing those it has; or a value of another kind than the
+            default, where there is one.
+
+    >>> complete_options("A thing", {"share": 0.5, "fast": False}, {"share": 1})
+    {'share': 1, 'fast': False}
     """
-    unknown = sorted(set(given) - set(defaults))
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{owner} takes its options as a dictionary of names and values; got {given!r}.")
+    unknown = [name for name in given if name not in defaults]
     if unknown:
         known = ", ".join(f"{name}={value!r}" for name, value in defaults.items()) or "none"
-        raise ValueError(f"{owner} has no option {', '.join(map(repr, unknown))}; its options are: {known}.")
+        raise ValueError(f"{owner} has no option {', '.join(sorted(map(repr, unknown)))}; its options are: {known}.")
+    for name, value in given.items():
+        _require_kind(f"Option {name!r} of {owner[:1].lower()}{owner[1:]}", defaults[name], value)
     return {**defaults, **given}
+
+
+_KINDS = (
+    (bool, "True or False", bool),
+    (int, "a whole number", Integral),
+    (float, "a number", Real),
+    (str, "a text", str),
+)
+"""Of options, by their default: the class, in words, and what is taken for one."""
+
+
+def _require_kind(option: str, default: object, value: object) -> None:
+    for kind, words, taken in _KINDS:
+        if isinstance(default, kind):
+            # a truth value is a number for Python, and any text is true
+            if not isinstance(value, taken) or (isinstance(value, bool) and kind is not bool):
+                raise ValueError(f"{option} is {words}; got {value!r}.")
+            return

@@ -186,6 +186,13 @@ def test_nothing_is_kept_float() -> None:
     assert Path("model.onnx").is_file()
 
 
+@pytest.mark.parametrize("word", ["on", "off", "yes", "no", "true", "False"])
+def test_options_that_are_on_or_off(word: str) -> None:
+    run("convert", "net.py:make", *BINARY, "--option", f"centre={word}", "-o", "net.onnx")
+    config = bnnfx.Config(options={"centre": word in ("on", "yes", "true")})
+    assert bnnfx.verify(build("net.py:make", "rbnn", config, None, seed=0), "net.onnx", (torch.randn(2, 3, 8, 8),))
+
+
 @pytest.mark.parametrize("form", ["float", "trained", "distributed", "nested"])
 def test_weights(form: str) -> None:
     """Of the float model or of the trained graph, which has names that the float model lacks."""
@@ -342,6 +349,11 @@ FAILURES = [
     (["convert", "make", *BINARY], "A model is given as 'torchvision:NAME'"),
     (["convert", "net.py:make", "--scheme", "rbnn", "--input", "1x4x8x8"], "The example inputs do not fit the model"),
     (["convert", "net.py:make", *BINARY, "--option", "speed=2"], "Scheme 'rbnn' has no option 'speed'"),
+    (["convert", "net.py:make", *BINARY, "--option", "centre=of"], "Option 'centre' of scheme 'rbnn' is True or False"),
+    (
+        ["convert", "net.py:make", *BINARY, "--option", "initial_share=no"],
+        "of scheme 'rbnn' is a number; got False",
+    ),
     (["convert", "net.py:make", *BINARY, "--layer", "conv9=float"], "Config.layers selects no layer with 'conv9'"),
     (["convert", "net.py:make", *BINARY, "--dialect", "old"], "Unknown dialect 'old'"),
     (["convert", "net.py:make", *BINARY, "--opset", "11"], "opset is 18 or higher"),

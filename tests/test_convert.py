@@ -3,7 +3,9 @@
 import copy
 import io
 import pickle
+import re
 
+import numpy as np
 import pytest
 import torch
 from helpers.graphs import full_width, lowerable, text
@@ -25,6 +27,7 @@ import bnnfx
 from bnnfx import Config, ConversionError, ExampleInputError, LayerConfig
 from bnnfx.graph.record import record_of
 from bnnfx.nn import BinaryConv2d, BinaryLinear
+from bnnfx.schemes import get_scheme
 
 SCHEMES = bnnfx.schemes()
 
@@ -212,6 +215,31 @@ def test_unknown_keyword(keep_float):
         Config(keep_float=keep_float)
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("keep_float", None),
+        ("keep_float", ("first", 3)),
+        ("keep_float", (["first"],)),
+        ("layers", None),
+        ("layers", ["conv1"]),
+        ("options", None),
+        ("options", [("centre", True)]),
+        ("widths", None),
+        ("widths", {"conv1": True}),
+    ],
+)
+def test_malformed_config(field, value):
+    with pytest.raises(ValueError, match=rf"Config\.{field} (is|maps) .*; got "):
+        Config(**{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [("binarize", "no"), ("binarize", 0), ("options", None)])
+def test_malformed_layer_config(field, value):
+    with pytest.raises(ValueError, match=rf"LayerConfig\.{field} is .*; got "):
+        LayerConfig(**{field: value})
+
+
 @pytest.mark.parametrize("layers", [{"conv1": False}, {3: LayerConfig()}])
 def test_malformed_layers(layers):
     with pytest.raises(ValueError, match=r"Config\.layers maps"):
@@ -248,6 +276,33 @@ def test_unknown_option(scheme, where):
 def test_bad_value_of_an_option(scheme, options):
     with pytest.raises(ValueError, match=next(iter(options))):
         bnnfx.convert(Chain(), scheme, config=Config(options=options))
+
+
+OTHER_KINDS = {bool: ["no", "False", 0, None], int: ["1", True, 1.5], float: ["0.5", True, None], str: [True, 1, None]}
+
+
+@pytest.mark.parametrize("where", ["all", "layer"])
+def test_values_of_another_kind(where):
+    """No option of any scheme is taken for its truth value."""
+    met = set()
+    for scheme in map(get_scheme, SCHEMES):
+        defaults = scheme.options if where == "layer" else {**scheme.options, **scheme.network_options}
+        for name, default in defaults.items():
+            for value in OTHER_KINDS[type(default)]:
+                given = {name: value}
+                config = (
+                    Config(options=given) if where == "all" else Config(layers={"conv1": LayerConfig(options=given)})
+                )
+                text = f"Option '{name}' of scheme '{scheme.name}' is .*; got {re.escape(repr(value))}"
+                with pytest.raises(ValueError, match=text):
+                    bnnfx.convert(Chain(), scheme.name, config=config)
+                met.add(type(default))
+    assert met == set(OTHER_KINDS)
+
+
+def test_numbers_of_any_class():
+    gm = bnnfx.convert(Chain(), "binaryduo", config=Config(options={"weight_bits": np.int64(1), "width_factor": 1}))
+    assert bnnfx.explain(gm).scheme == "binaryduo"
 
 
 def test_nothing_to_convert_names_the_first_obstacle_and_the_remedy():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _WIDTH = 120  # of tables that do not go to a terminal
 STDOUT = "-"
 _NOTHING = "none"
+_TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _FAILED = 2
 _DIGITS = 18  # of sizes that are numbers for torch, too
 _STDOUT_DESCRIPTOR, _STDERR_DESCRIPTOR = 1, 2
@@ -147,7 +148,11 @@ LayerOption = Annotated[
 ]
 OptionOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME=VALUE", help="An option of the scheme. May be repeated.", show_default=False),
+    typer.Option(
+        metavar="NAME=VALUE",
+        help="An option of the scheme, on or off, a number or a word. May be repeated.",
+        show_default=False,
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 JsonOption = Annotated[
@@ -250,10 +255,12 @@ def _option(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not name or not separator:
         raise typer.BadParameter(f"--option is NAME=VALUE; got '{text}'.")
+    if value.lower() in _TRUTHS:
+        return name, _TRUTHS[value.lower()]
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return name, {"true": True, "false": False}.get(value, value)
+        return name, value
 
 
 def is_file_of_onnx(text: str) -> bool:
