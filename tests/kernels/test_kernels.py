@@ -3,9 +3,12 @@
 The models hold no function bodies, so a node runs in its kernel or not at all.
 """
 
+import resource
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ PACKS = ("Pack", "PackNhwc")
 CONVOLUTIONS = (*THRESHOLDS, "BinaryConv2dShiftedPreluAddClampFloatBits", "BinaryConv2dTwiceAddFloatBits")
 LOWS = pytest.mark.parametrize("low", [-1, 0])
 PLAIN = window((0, 0))
+STATM = Path("/proc/self/statm")
 
 
 @pytest.fixture(params=isas())
@@ -52,6 +56,41 @@ def check(case: Case, hint: object, threads: tuple[int, ...] = (1, 2)) -> None:
     for number in threads:
         shapes = {name: value.shape for name, value in (case.inputs | case.constants).items()}
         assert_same(run(case, number), expected, f"{hint}, {number} threads, {shapes}, {case.attributes}")
+
+
+# --- memory ---
+
+
+@contextmanager
+def at_most(further: int) -> Iterator[None]:
+    """No allocation goes beyond what the process has by that many bytes."""
+    used = int(STATM.read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + further, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.mark.skipif(not STATM.exists(), reason="only Linux says how much memory a process has")
+@pytest.mark.parametrize("name", [*PACKS, *CONVOLUTIONS, "MaxPool2d"])
+def test_empty_batch_takes_no_memory(isa: str, name: str) -> None:
+    """However large its maps are: one bit per pixel would be more than the limit."""
+    height, width, limit = 3, 2**28, 2**25
+    case = sound(name)
+    channels = case.x.shape[1 if name == "Pack" else -1]
+    shape = (0, channels, height, width) if name == "Pack" else (0, height, width, channels)
+    case.inputs["x"] = np.zeros(shape, case.x.dtype)
+    if "residual" in case.inputs:
+        case.inputs["residual"] = np.zeros((0, 1, width - 2, case.inputs["residual"].shape[-1]), np.float32)
+    session = open_session(case)
+    with at_most(limit):
+        results = session.run(None, case.inputs)
+    sizes = {"MaxPool2d": (2, width - 1), "Pack": (height, width), "PackNhwc": (height, width)}.get(
+        name, (1, width - 2)
+    )
+    assert results and all(y.shape[:3] == (0, *sizes) for y in results)
 
 
 # --- the same bits as the reference: convolutions ---

@@ -135,7 +135,7 @@ Convolution::Convolution(const Node& node)
   weight_.assign(weight.Data<uint8_t>(), weight.Data<uint8_t>() + filter_count_ * words * 8);
 }
 
-const Kernel& Convolution::KernelFor(const int64_t (&size)[2], const int64_t (&out)[2]) const {
+const Kernel& Convolution::KernelFor(const int64_t (&size)[2], const std::array<int64_t, 2>& out) const {
   const auto padded = [&](size_t axis) { return size[axis] + pads_[axis] + pads_[axis + 2]; };
   // Zeros around the map are read like others, so there should not be more of them than of others.
   const bool mostly_inside = padded(0) <= 2 * size[0] && padded(1) <= 2 * size[1] &&
@@ -180,11 +180,22 @@ const Filters* Convolution::FiltersFor(const Kernel& kernel) const {
   return &filters_.emplace(&kernel, std::move(filters)).first->second;
 }
 
-void Convolution::CheckInput(const Tensor& x) const {
+std::array<int64_t, 2> Convolution::OutputMap(const Tensor& x) const {
   Require(x.dims.size() == 4 && x.dims[3] == static_cast<int64_t>(row_bytes_), [&] {
     return "x is uint8[N, H, W, " + std::to_string(row_bytes_) + "] for " + std::to_string(channels_) +
            " channels; got " + x.Describe();
   });
+  std::array<int64_t, 2> out{};
+  for (size_t axis = 0; axis < 2; ++axis) {
+    out[axis] = OutputSize(x.dims[1 + axis], kernel_shape_[axis], strides_[axis], pads_[axis], pads_[axis + 2],
+                           dilations_[axis]);
+    Require(out[axis] >= 1, [&] {
+      return "a window of " + Describe({kernel_shape_[0], kernel_shape_[1]}) + " does not fit into a map of " +
+             Describe({x.dims[1], x.dims[2]}) + " with pads = " + Describe(pads_) +
+             ", dilations = " + Describe(dilations_);
+    });
+  }
+  return out;
 }
 
 std::shared_ptr<const Plan> Convolution::PlanFor(const Tensor& x) const {
@@ -192,29 +203,20 @@ std::shared_ptr<const Plan> Convolution::PlanFor(const Tensor& x) const {
     const std::lock_guard<std::mutex> lock(plan_mutex_);
     if (plan_ != nullptr && plan_->height == x.dims[1] && plan_->width == x.dims[2]) return plan_;
   }
-  std::shared_ptr<const Plan> plan = MakePlan(x.dims[1], x.dims[2]);
+  std::shared_ptr<const Plan> plan = MakePlan(x.dims[1], x.dims[2], OutputMap(x));
   const std::lock_guard<std::mutex> lock(plan_mutex_);
   plan_ = plan;
   return plan;
 }
 
-std::shared_ptr<const Plan> Convolution::MakePlan(int64_t height, int64_t width) const {
-  const int64_t size[2] = {height, width};
-  int64_t out[2];
-  for (size_t axis = 0; axis < 2; ++axis) {
-    out[axis] = OutputSize(size[axis], kernel_shape_[axis], strides_[axis], pads_[axis], pads_[axis + 2],
-                           dilations_[axis]);
-    Require(out[axis] >= 1, [&] {
-      return "a window of " + Describe({kernel_shape_[0], kernel_shape_[1]}) + " does not fit into a map of " +
-             Describe({height, width}) + " with pads = " + Describe(pads_) + ", dilations = " + Describe(dilations_);
-    });
-  }
+std::shared_ptr<const Plan> Convolution::MakePlan(int64_t height, int64_t width,
+                                                  const std::array<int64_t, 2>& out) const {
   // A pixel's number has 32 bits; and so a plan that no memory holds is refused before it is made.
   Require(out[0] <= std::numeric_limits<uint32_t>::max() / out[1], [&] {
     return "the result of " + Describe({out[0], out[1]}) + " pixels is too large; the map has " +
            Describe({height, width}) + ", pads = " + Describe(pads_);
   });
-  const Kernel& kernel = KernelFor(size, out);
+  const Kernel& kernel = KernelFor({height, width}, out);
   const bool padded = kernel.multiplies;  // the prepared map, with zeros
   const int64_t begin[2] = {padded ? 0 : pads_[0], padded ? 0 : pads_[1]};
   const int64_t prepared[2] = {height + (padded ? pads_[0] + pads_[2] : 0), width + (padded ? pads_[1] + pads_[3] : 0)};
@@ -236,8 +238,6 @@ std::shared_ptr<const Plan> Convolution::MakePlan(int64_t height, int64_t width)
   plan->left = padded ? pads_[1] : 0;
   plan->prepared_height = prepared[0];
   plan->prepared_width = prepared[1];
-  plan->out_height = out[0];
-  plan->out_width = out[1];
   const auto pixel = static_cast<ptrdiff_t>(pixel_words_ * kernel.input_word_bytes);
   const auto row = static_cast<ptrdiff_t>(prepared[1]) * pixel;
   plan->step = static_cast<ptrdiff_t>(strides_[1]) * pixel;

@@ -4,6 +4,7 @@
 #define BNNFX_CONV_CONVOLUTION_H_
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <map>
 #include <memory>
@@ -79,7 +80,6 @@ struct Plan {
   int64_t height, width;                    // of the input
   int64_t top, left;                        // where the input starts in the prepared map
   int64_t prepared_height, prepared_width;  // of that
-  int64_t out_height, out_width;
   std::vector<BorderClass> classes;
   std::vector<Strip> strips;
   std::vector<size_t> chunks;     // where stretches of strips begin that take about equally long; and the end
@@ -113,9 +113,10 @@ class Convolution {
   bool InOrder() const { return in_order_; }
   const std::vector<Block>& Blocks() const { return blocks_; }
 
-  // Input 0 is a map that fits the weight.
-  void CheckInput(const Tensor& x) const;
-  // The plan for a map of this size: the last one where it fits, else a new one.
+  // Rows and columns of the result, after a check that input 0 is a map that fits the weight and the window.
+  std::array<int64_t, 2> OutputMap(const Tensor& x) const;
+  // The plan for a map of this size, which takes memory for every pixel of the result: the last one where it fits, else
+  // a new one. An empty batch needs none.
   std::shared_ptr<const Plan> PlanFor(const Tensor& x) const;
 
   // Calls sink(Part, Streams) for all strips and blocks, on the threads of the host, with the streams that
@@ -125,7 +126,6 @@ class Convolution {
   void Run(const Host& host, const Tensor& x, const Plan& plan, const StreamsOf& streams_of,
            const Sink& sink) const {
     const size_t images = static_cast<size_t>(x.dims[0]);
-    if (images == 0) return;
     const Kernel& kernel = *plan.kernel;
     const size_t map = static_cast<size_t>(plan.height * plan.width);
     const size_t rows = static_cast<size_t>(plan.prepared_height);
@@ -242,10 +242,10 @@ class Convolution {
   };
 
   // The first kernel that is allowed and suits maps like this one.
-  const Kernel& KernelFor(const int64_t (&size)[2], const int64_t (&out)[2]) const;
+  const Kernel& KernelFor(const int64_t (&size)[2], const std::array<int64_t, 2>& out) const;
   // The weight for a kernel, prepared once.
   const Filters* FiltersFor(const Kernel& kernel) const;
-  std::shared_ptr<const Plan> MakePlan(int64_t height, int64_t width) const;
+  std::shared_ptr<const Plan> MakePlan(int64_t height, int64_t width, const std::array<int64_t, 2>& out) const;
   // acc of each slot before anything is counted, where the taps [first, last) of both axes are inside the map.
   std::vector<int32_t> Base(const Kernel& kernel, const Inside& rows, const Inside& columns) const;
   void AddBands(Plan* plan) const;

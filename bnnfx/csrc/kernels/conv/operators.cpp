@@ -120,10 +120,9 @@ class BinaryConv2d : public Operator {
 
   void Run(const std::vector<Tensor>& inputs, const Host& host) const override {
     const Tensor& x = inputs[0];
-    conv_.CheckInput(x);
-    const auto plan = conv_.PlanFor(x);
+    const auto map = conv_.OutputMap(x);
     const auto channels = static_cast<int64_t>(conv_.OutChannels());
-    const std::vector<int64_t> shape{x.dims[0], plan->out_height, plan->out_width, channels};
+    const std::vector<int64_t> shape{x.dims[0], map[0], map[1], channels};
     const float* residual = nullptr;
     if (steps_.adds) {
       Require(inputs[1].dims == shape, [&] {
@@ -138,6 +137,8 @@ class BinaryConv2d : public Operator {
     if (steps_.compares) {
       rows = static_cast<uint8_t*>(host.Output(output, {shape[0], shape[1], shape[2], bits_.RowBytes()}));
     }
+    if (x.dims[0] == 0) return;
+    const auto plan = conv_.PlanFor(x);
     const size_t image_pixels = plan->pixel.size();
     const auto streams_of = [&](const Part& part) {
       const size_t offset = part.image * image_pixels * conv_.OutChannels() + part.block->first_channel;
@@ -187,10 +188,10 @@ class BinaryConv2dThreshold : public Operator {
 
   void Run(const std::vector<Tensor>& inputs, const Host& host) const override {
     const Tensor& x = inputs[0];
-    conv_.CheckInput(x);
+    const auto map = conv_.OutputMap(x);
+    auto* rows = static_cast<uint8_t*>(host.Output(0, {x.dims[0], map[0], map[1], bits_.RowBytes()}));
+    if (x.dims[0] == 0) return;
     const auto plan = conv_.PlanFor(x);
-    auto* rows = static_cast<uint8_t*>(
-        host.Output(0, {x.dims[0], plan->out_height, plan->out_width, bits_.RowBytes()}));
     const size_t image_bytes = plan->pixel.size() * flip_.size() * 8;
     const auto no_streams = [](const Part&) { return Streams{}; };
     conv_.Run(host, x, *plan, no_streams, [&](const Part& part, const Streams&) {
