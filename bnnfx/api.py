@@ -211,13 +211,13 @@ def export_onnx(
         dialect: `"bnnfx"` (nodes of domain `ai.bnnfx`, each with a body of standard operators, so that the file runs
             in any ONNX Runtime and at full speed where the kernel library is registered), `"standard"` (standard
             operators only), or a registered one.
-        opset: version of the standard operator set, 18 or higher; 18 if not given.
+        opset: version of the standard operator set, from 18 to the newest that is installed; 18 if not given.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: unknown dialect, or an opset that is too old.
+        ValueError: unknown dialect, or an opset that is too old or too new.
         StageError: `gm` is neither trainable nor packed.
         ExportError: `path` cannot be written, or some node cannot be exported.
     """

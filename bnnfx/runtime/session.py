@@ -1,5 +1,6 @@
 """Running an exported file: a thin wrapper of `onnxruntime.InferenceSession`."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,20 @@ def open_session(model: onnx.ModelProto, source: str, *, threads: int = 0, kerne
     except Exception as error:
         raise ModelFileError(f"ONNX Runtime cannot run {source}: {first_line(error)}") from error
     return Session(ort)
+
+
+@functools.cache
+def newest_opset() -> int:
+    """The newest version of the standard operators that the installed onnx knows and ONNX Runtime runs; it is asked."""
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    copied = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    graph = onnx.helper.make_graph([node], "identity", [value], [copied])
+    for version in range(onnx.defs.onnx_opset_version(), 0, -1):
+        opset = onnx.helper.make_opsetid("", version)
+        try:
+            open_session(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9), "it", kernels=False)
+        except ModelFileError:
+            continue
+        return version
+    raise AssertionError("ONNX Runtime runs no version of the standard operators that onnx knows")

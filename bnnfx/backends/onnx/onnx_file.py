@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 import onnx_ir as ir
+import onnxruntime
 import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass, RemoveUnusedNodesPass
 from torch import fx
@@ -24,7 +25,7 @@ from bnnfx.errors import ExportError, first_line
 from bnnfx.graph.record import require_stage
 from bnnfx.graph.stage import Stage
 from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
-from bnnfx.runtime.session import OPSET_KEY
+from bnnfx.runtime.session import OPSET_KEY, newest_opset
 
 _SLICE_INPUTS = ("starts", "ends", "axes", "steps")
 _IR_VERSION = 9  # what ONNX Runtime 1.17, the oldest we support, reads
@@ -35,18 +36,19 @@ def onnx_model(gm: fx.GraphModule, opset: int | None = None) -> onnx.ModelProto:
 
     Args:
         gm: a graph in stage PACKED.
-        opset: version of the standard operator set, 18 or higher; 18 if not given.
+        opset: version of the standard operator set, from 18 to what is installed here; 18 if not given.
 
     Raises:
-        ValueError: an opset that is too old.
+        ValueError: an opset that is too old or too new.
         ExportError: some node cannot be exported.
     """
-    if opset is not None and opset < OLDEST_OPSET:
-        raise ValueError(
-            f"opset is {OLDEST_OPSET} or higher (older ones have no bit operators on tensors); got {opset}."
-        )
+    opset = OLDEST_OPSET if opset is None else _require_opset(opset)
     record = require_stage(gm, Stage.PACKED, "export")
-    model = _export(gm, record.inputs, opset or OLDEST_OPSET)
+    model = _export(gm, record.inputs, opset)
+    if model.opset_imports[""] != opset:  # torch goes on with another one
+        raise ExportError(
+            f"The graph cannot be converted to opset {opset}, only to {model.opset_imports['']}; give that, or none."
+        )
     _name_as_packed_graph(model)
     _merge_slices(model)
     _strip(model)
@@ -65,6 +67,21 @@ def onnx_model(gm: fx.GraphModule, opset: int | None = None) -> onnx.ModelProto:
     proto = ir.to_proto(model)
     proto.functions.extend(function_protos(used, model.opset_imports[""]))
     return proto
+
+
+def _require_opset(opset: int) -> int:
+    if isinstance(opset, bool) or not isinstance(opset, int):
+        raise ValueError(f"opset is a whole number; got {opset!r}.")
+    if opset < OLDEST_OPSET:
+        raise ValueError(
+            f"opset is {OLDEST_OPSET} or higher (older ones have no bit operators on tensors); got {opset}."
+        )
+    if opset > newest_opset():
+        raise ValueError(
+            f"opset is {newest_opset()} or lower, the newest that onnx {onnx.__version__} and ONNX Runtime "
+            f"{onnxruntime.__version__}, which are installed here, have; got {opset}."
+        )
+    return opset
 
 
 def with_standard_operators(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -197,12 +214,14 @@ def _strip(model: ir.Model) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's progress notes and deprecation warnings to itself."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
