@@ -604,8 +604,9 @@ def test_verify_what_differs(spoiled: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz"])
-def test_verify_on_given_inputs(chain_files: Path, suffix: str) -> None:
-    array = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
+@pytest.mark.parametrize("order", ["<f4", ">f4"])
+def test_verify_on_given_inputs(chain_files: Path, suffix: str, order: str) -> None:
+    array = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(order)
     np.save("x.npy", array) if suffix == ".npy" else np.savez("x.npz", first=array)
     path = str(chain_files / "chain.onnx")
     assert json.loads(run("verify", path, "--inputs", f"x{suffix}", "--json", "-").stdout)["samples"] == 5

@@ -1,6 +1,7 @@
 """`load` and `Session.run`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -84,3 +85,57 @@ def test_wrong_shape_or_type_names_the_input(session: bnnfx.Session, inputs: tup
     for wrong in (right[:, :1], right[..., :3], right[0], right.double(), right.int()):
         with pytest.raises(ValueError, match=r"right tensor\(float\) \['batch', 2, 7, 9\]; got"):
             session.run(left, wrong)
+
+
+def test_bytes_of_an_array(session: bnnfx.Session, inputs: tuple[Tensor, Tensor]) -> None:
+    """Their order, alignment and direction do not matter; nor does a view that negates what it shows."""
+    expected = session.run(*inputs)
+    left, right = (x.numpy() for x in inputs)
+    raw = b"." + right.tobytes()
+    forms = [
+        right.astype(">f4"),
+        right.astype("<f4"),
+        np.frombuffer(raw, np.float32, offset=1).reshape(right.shape),
+        right[..., ::-1].copy()[..., ::-1],
+        np.asfortranarray(right),
+        torch.complex(torch.zeros_like(inputs[1]), -inputs[1]).conj().imag,
+    ]
+    assert forms[-1].is_neg()
+    for form in forms:
+        assert all(np.array_equal(a, b) for a, b in zip(session.run(left, form), expected, strict=True))
+
+
+OTHER_TYPES = ["float64", "float16", "int64", "uint8", "bool", "complex64", "object", "str", "datetime64[s]", "f4,f4"]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("name", OTHER_TYPES)
+def test_other_types_are_refused(session: bnnfx.Session, inputs: tuple[Tensor, Tensor], name: str, order: str) -> None:
+    wrong = np.zeros(inputs[1].shape, np.dtype(name).newbyteorder(order))
+    with pytest.raises(ValueError, match=r"right tensor\(float\) \['batch', 2, 7, 9\]; got"):
+        session.run(inputs[0], wrong)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda x: x.double(),
+        lambda x: x.half(),
+        lambda x: x.bfloat16(),
+        lambda x: x.to("meta"),
+        lambda x: x.to_sparse(),
+        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+    ],
+)
+def test_other_tensors_are_refused(session: bnnfx.Session, inputs: tuple[Tensor, Tensor], spoil: Any) -> None:
+    wrong = spoil(inputs[1])
+    with pytest.raises(
+        ValueError, match=r"right tensor\(float\) .*; got|A \w+ tensor of torch\.\w+ on \w+ cannot be given"
+    ):
+        session.run(inputs[0], wrong)
+
+
+def test_lists_of_numbers(session: bnnfx.Session, inputs: tuple[Tensor, Tensor]) -> None:
+    """They are float64 for numpy."""
+    with pytest.raises(ValueError, match=r"got float32 .* float64"):
+        session.run(inputs[0], inputs[1].tolist())

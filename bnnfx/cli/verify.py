@@ -158,7 +158,8 @@ def _read(path: Path) -> "tuple[Tensor, ...]":
     try:
         content = np.load(path, allow_pickle=False)
         arrays = [content] if isinstance(content, np.ndarray) else [content[name] for name in content.files]
-        return tuple(torch.from_numpy(array) for array in arrays)
+        # of the byte order of this machine, whichever wrote them
+        return tuple(torch.from_numpy(array.astype(array.dtype.newbyteorder("="))) for array in arrays)
     except Exception as error:
         raise ValueError(
             f"{path} holds no arrays of numbers: {error}; numpy.save or numpy.savez writes one."

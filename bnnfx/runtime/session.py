@@ -36,7 +36,8 @@ class Session:
         """Run the model.
 
         Args:
-            *inputs: one numpy array or torch tensor per graph input, in order.
+            *inputs: one numpy array (of either byte order) or torch tensor (on any device) per graph input, in order;
+                of the element type and shape that the graph says, for nothing is rounded on the way.
 
         Returns:
             A numpy array, or a tuple of them where the model has several outputs.
@@ -48,14 +49,52 @@ class Session:
             raise ValueError(
                 f"The model takes {len(self._names)} input(s) ({', '.join(self._names)}); got {len(inputs)}."
             )
-        arrays = [x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in inputs]
+        arrays = [_array(x) for x in inputs]
+        wanted = [_element_type(value.type) for value in self.ort.get_inputs()]
+        if any(dtype not in (None, array.dtype) for dtype, array in zip(wanted, arrays, strict=True)):
+            raise self._misfit(arrays)
         try:
             outputs = self.ort.run(None, dict(zip(self._names, arrays, strict=True)))
-        except invalid_argument() as error:  # its message does not always name the input
-            needed = ", ".join(f"{value.name} {value.type} {value.shape}" for value in self.ort.get_inputs())
-            given = ", ".join(f"{x.dtype} {list(x.shape)}" for x in arrays)
-            raise ValueError(f"The model takes {needed}; got {given}.") from error
+        except invalid_argument() as error:
+            raise self._misfit(arrays) from error
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _misfit(self, arrays: list[Array]) -> ValueError:
+        """The runtime's own message does not always name the input."""
+        needed = ", ".join(f"{value.name} {value.type} {value.shape}" for value in self.ort.get_inputs())
+        given = ", ".join(f"{x.dtype} {list(x.shape)}" for x in arrays)
+        return ValueError(f"The model takes {needed}; got {given}.")
+
+
+def _array(x: Array | Tensor) -> Array:
+    """What the runtime is given; it takes the bytes of an array as they are, whatever their order.
+
+    Raises:
+        ValueError: a tensor that is no array of numbers in memory.
+    """
+    if isinstance(x, Tensor):
+        try:
+            return x.detach().cpu().resolve_conj().resolve_neg().numpy()
+        except (TypeError, RuntimeError) as error:  # meta, sparse and quantized tensors, types that numpy lacks
+            raise ValueError(
+                f"A {str(x.layout).removeprefix('torch.')} tensor of {x.dtype} on {x.device} cannot be given to ONNX "
+                f"Runtime: {first_line(error)}"
+            ) from error
+    array: Array = np.asarray(x)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+@functools.cache
+def _element_type(type_name: str) -> np.dtype[Any] | None:
+    """The element type of what ONNX Runtime calls `tensor(float)` and so on; None of what is no tensor.
+
+    >>> _element_type("tensor(float)"), _element_type("tensor(uint8)"), _element_type("seq(tensor(float))")
+    (dtype('float32'), dtype('uint8'), None)
+    """
+    name = type_name.removeprefix("tensor(").removesuffix(")").upper()
+    if name not in onnx.TensorProto.DataType.keys():  # noqa: SIM118 (no mapping)
+        return None
+    return onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.DataType.Value(name))
 
 
 def load(path: str | Path, *, threads: int = 0, kernels: bool = True) -> Session:
