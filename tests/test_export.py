@@ -1,7 +1,9 @@
 """`export_onnx`: what is in the file, where it runs, and that it appears whole or not at all."""
 
 import json
+import logging
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +245,20 @@ def test_shared_weights_are_stored_once(tmp_path: Path) -> None:
     packed = bnnfx.lower(trainable(Shared(), config=Config(keep_float=())), (x,))
     path = bnnfx.export_onnx(packed, tmp_path / "m.onnx")
     assert len([t for t in onnx.load(path).graph.initializer if t.dims[1:] == [3, 3, 8]]) == 1
+
+
+def test_exports_in_several_threads(packed: fx.GraphModule, x: Tensor, tmp_path: Path) -> None:
+    """Of one graph, and of several, in both dialects; what they change in the process meanwhile is set back."""
+    graphs = [packed, packed, *(bnnfx.lower(trainable(Network(), scheme), (x,)) for scheme in ("xnor", "bireal"))]
+    level = logging.getLogger("torch.onnx").level
+    with ThreadPoolExecutor(len(graphs)) as pool:
+        jobs = [
+            pool.submit(bnnfx.export_onnx, gm, tmp_path / f"{number}.onnx", dialect=DIALECTS[number % 2])
+            for number, gm in enumerate(graphs)
+        ]
+        paths = [job.result() for job in jobs]
+    assert all(bnnfx.verify(gm, path, (x,)) for gm, path in zip(graphs, paths, strict=True))
+    assert logging.getLogger("torch.onnx").level == level
 
 
 # --- refusals: nothing is written ---

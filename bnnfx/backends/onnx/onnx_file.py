@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
 from bnnfx.runtime.session import OPSET_KEY, newest_opset
 
 _SLICE_INPUTS = ("starts", "ends", "axes", "steps")
+_EXPORTING = threading.RLock()  # torch's exporter changes its own modules and the process's settings while it works
 _IR_VERSION = 9  # what ONNX Runtime 1.17, the oldest we support, reads
 
 
@@ -109,7 +111,7 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
     batch = torch.export.Dim("batch")
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"][: len(inputs)]
     try:
-        with _quiet():
+        with _EXPORTING, _quiet():
             program = torch.onnx.export(
                 standard,
                 examples,
