@@ -1,10 +1,12 @@
 """The compiler's entry points: `convert`, `split`, `lower`, and `export`."""
 
 import copy
+import keyword
 import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import fx, nn
 
 from bnnfx import pipelines
@@ -56,9 +58,15 @@ def convert(
     'BinaryConv2d'
     """
     chosen = get_scheme(scheme)
-    config = config or Config()
+    config = Config() if config is None else config
+    if not isinstance(config, Config):
+        raise ValueError(f"config is a bnnfx.Config, or None for the usual one; got {config!r}.")
     options = chosen.resolve(config.options)
-    gm, leaves = trace(model)
+    try:
+        gm, leaves = trace(model)
+    except ConversionError as error:
+        _refuse_names(model, error)
+        raise
     ranges: dict[fx.Node, tuple[float, float]] = {}
     shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs, ranges=ranges)
     layers = weight_layers(model)
@@ -69,6 +77,18 @@ def convert(
     for leaf in leaves:
         warnings.warn(f"'{leaf.subject}' is {leaf.reason}", stacklevel=2)
     return gm
+
+
+def _refuse_names(model: nn.Module, error: ConversionError) -> None:
+    """Raise if names explain why a model cannot be traced; torch.fx writes them into the code of the graph."""
+    names = [name for name, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers())]
+    parts = {part: name for name in names for part in name.split(".")}
+    bad = [name for part, name in parts.items() if keyword.iskeyword(part) or set(part) & set('"\n\r')]
+    if bad:
+        raise ConversionError(
+            f"The name {bad[0]!r} has a part that torch.fx cannot write into a graph, a keyword of Python or one with "
+            "a quotation mark or a line break; rename it."
+        ) from error
 
 
 def split(gm: fx.GraphModule) -> fx.GraphModule:
@@ -139,7 +159,8 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
         StageError: `gm` is no trainable graph of `convert`, or has ternary activations, which `bnnfx.split` replaces.
         ExampleInputError: the example inputs do not fit.
         ConversionError: a float layer reads an activation whose threshold is computed from the activations; or a
-            scheme's weights are not -1 and 1, or its activations not what their threshold says.
+            scheme's weights are not -1 and 1, or its activations not what their threshold says; or a weight has no
+            values.
 
     >>> import torch
     >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))
@@ -149,8 +170,15 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     """
     record = require_stage(gm, Stage.TRAINABLE, "lower").continued()
     require_two_levels(gm, "lower")
+    valueless = [name for name, value in (*gm.named_parameters(), *gm.named_buffers()) if value.is_meta]
+    if valueless:
+        raise ConversionError(
+            f"'{valueless[0]}' has no values, which lower folds and packs: it is on the device meta. Load weights with "
+            "load_state_dict(state, assign=True)."
+        )
     packed = copy.deepcopy(gm).cpu().float().eval().requires_grad_(False)
-    inputs = tuple(x.cpu() for x in as_tensors(example_inputs))
+    # of examples without values the shapes are enough
+    inputs = tuple(torch.zeros_like(x, device="cpu") if x.is_meta else x.cpu() for x in as_tensors(example_inputs))
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)
     context = LowerContext(infer_shapes(packed, inputs), record.packed)
     run_passes(packed, pipelines.with_extensions(pipelines.LOWER), context, record)

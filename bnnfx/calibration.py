@@ -63,7 +63,7 @@ def calibrate(gm: fx.GraphModule, batches: Iterable[Any], *, batch_norm: bool = 
 
     Raises:
         StageError: `gm` is no trainable graph.
-        ValueError: there is no batch.
+        ValueError: there is no batch, or one without values.
     """
     require_stage(gm, Stage.TRAINABLE, "calibrate")
     repeatable = list(batches) if isinstance(batches, Iterator) else batches
@@ -91,7 +91,10 @@ def calibrate(gm: fx.GraphModule, batches: Iterable[Any], *, batch_norm: bool = 
 def _run(gm: fx.GraphModule, batches: Iterable[Any]) -> None:
     count = 0
     for batch in batches:
-        gm(*(batch if isinstance(batch, tuple | list) else (batch,)))
+        arguments = batch if isinstance(batch, tuple | list) else (batch,)
+        if any(isinstance(x, Tensor) and x.is_meta for x in arguments):
+            raise ValueError("calibrate looks at values, and a tensor on the device meta has none.")
+        gm(*arguments)
         count += 1
     if not count:
         raise ValueError("calibrate needs at least one batch; the iterable given holds none.")

@@ -118,7 +118,7 @@ def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     Raises:
         ValueError: the message lists them.
     """
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"Unknown {kind} {name!r}; the known ones are: {', '.join(known)}.")
 
 

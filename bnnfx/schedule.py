@@ -20,18 +20,27 @@ class Schedule:
         start_epoch: the epoch to begin with, to go on from a checkpoint.
 
     Raises:
-        ValueError: `epochs` is not positive, or `start_epoch` is not in [0, epochs].
+        ValueError: there is no binary layer or activation in `gm`, as in a float or packed graph; `epochs` is no
+            positive whole number; or `start_epoch` is not in [0, epochs].
 
-    >>> layer = nn.Sequential()
-    >>> list(Schedule(layer, epochs=3, start_epoch=1))
+    >>> from bnnfx.nn import BinaryLinear
+    >>> list(Schedule(BinaryLinear(4, 2), epochs=3, start_epoch=1))
     [1, 2]
     """
 
     def __init__(self, gm: nn.Module, epochs: int, *, start_epoch: int = 0) -> None:
-        if epochs < 1 or not 0 <= start_epoch <= epochs:
+        if not isinstance(gm, nn.Module) or not any(
+            isinstance(m, ActivationBinarizer | BinaryLayer) for m in gm.modules()
+        ):
             raise ValueError(
-                "Schedule needs epochs >= 1 and 0 <= start_epoch <= epochs; "
-                f"got epochs={epochs}, start_epoch={start_epoch}."
+                "Schedule takes a trainable graph of bnnfx.convert, or a module that contains one; there is nothing to "
+                f"anneal in this {type(gm).__name__}."
+            )
+        whole = isinstance(epochs, int) and isinstance(start_epoch, int)
+        if not whole or epochs < 1 or not 0 <= start_epoch <= epochs:
+            raise ValueError(
+                "Schedule needs whole numbers epochs >= 1 and 0 <= start_epoch <= epochs; "
+                f"got epochs={epochs!r}, start_epoch={start_epoch!r}."
             )
         self.gm = gm
         self.epochs = epochs

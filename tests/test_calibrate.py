@@ -202,3 +202,11 @@ def test_prints_a_row_per_binarizer():
 def test_other_stage(make):
     with pytest.raises(StageError, match=r"calibrate takes a graph in stage trainable, which bnnfx\.convert returns"):
         calibrate(make(), batches())
+
+
+def test_batch_without_values():
+    gm = bnnfx.convert(Chain(), "xnor")
+    before = {name: value.clone() for name, value in gm.state_dict().items()}
+    with pytest.raises(ValueError, match="calibrate looks at values"):
+        bnnfx.calibrate(gm, [Chain().inputs(), tuple(x.to("meta") for x in Chain().inputs())])
+    assert all(torch.equal(value, before[name]) for name, value in gm.state_dict().items())

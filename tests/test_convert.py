@@ -249,6 +249,55 @@ def test_malformed_layers(layers):
 # --- refusals --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("config", [{}, "xnor", Config])
+def test_what_is_no_config(config):
+    with pytest.raises(ValueError, match=r"config is a bnnfx\.Config, or None for the usual one; got "):
+        bnnfx.convert(Chain(), "xnor", config=config)
+
+
+def named(*names: str) -> nn.Module:
+    """Convolutions of these names."""
+
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.ModuleDict({name: nn.Conv2d(8, 8, 1) for name in names})
+
+        def forward(self, x):
+            for layer in self.layers.values():
+                x = layer(x)
+            return x
+
+    return Named().eval()
+
+
+@pytest.mark.parametrize("name", ["a-b", "1x1", "é ü", "a/b", "self", "torch", "{", "q'q", "match"])
+def test_names_that_are_no_identifiers(name, tmp_path):
+    model, x = named("first", name, "last"), torch.randn(2, 8, 5, 5)
+    gm = bnnfx.convert(model, "xnor")
+    gm.load_state_dict(model.state_dict(), strict=False)
+    packed = bnnfx.lower(pickle.loads(pickle.dumps(gm)), (x,))
+    assert bnnfx.verify(gm, bnnfx.export_onnx(packed, tmp_path / "m.onnx"), (x,))
+    (layer,) = [layer for layer in bnnfx.explain(packed).layers if layer.packed]
+    assert layer.name == f"layers.{name}"
+
+
+@pytest.mark.parametrize("name", ["class", "None", 'q"q', "line\nbreak"])
+def test_names_that_no_graph_can_have(name):
+    text = re.escape(f"The name {f'layers.{name}.bias'!r} has a part that torch.fx cannot write")
+    with pytest.raises(ConversionError, match=text):
+        bnnfx.convert(named("first", name, "last"), "xnor")
+
+
+def test_examples_without_values():
+    """Their shapes are checked, and make a linear layer on other axes float; their signs are not known."""
+    x = Chain().inputs()[0]
+    gm = bnnfx.convert(Chain(), "xnor", example_inputs=(x.to("meta"),))
+    assert text(gm) == text(bnnfx.convert(Chain(), "xnor", example_inputs=(x,)))
+    with pytest.raises(ExampleInputError, match="do not fit the model"):
+        bnnfx.convert(Chain(), "xnor", example_inputs=(x.to("meta")[:, :1],))
+
+
 def test_unknown_scheme_lists_the_known():
     with pytest.raises(ValueError, match="'bnn'") as error:
         bnnfx.convert(Chain(), "bnn")

@@ -295,6 +295,17 @@ def test_batch_size_fixed_by_the_model(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_constant_among_the_outputs(tmp_path: Path) -> None:
+    class Counted(Network):
+        def forward(self, x: Tensor) -> tuple[Tensor, dict[str, int]]:  # type: ignore[override]
+            return super().forward(x), {"classes": 4}
+
+    x = torch.zeros(1, 3, 10, 13)
+    packed = bnnfx.lower(trainable(Counted()), (x,))
+    with pytest.raises(ExportError, match="forward returns the constant 4, and the outputs of ONNX are tensors"):
+        bnnfx.export_onnx(packed, tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize("where", ["onnx.checker.check_model", "onnx.ModelProto.SerializeToString", "os.replace"])
 @pytest.mark.parametrize("existing", [False, True])
 def test_a_failure_in_the_middle_leaves_things_as_they_were(

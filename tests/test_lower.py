@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import bnnfx
-from bnnfx import Config, ExampleInputError, StageError
+from bnnfx import Config, ConversionError, ExampleInputError, StageError
 from bnnfx.graph.record import record_of
 from bnnfx.graph.stage import Stage
 from bnnfx.inspect.bit_trace import BitTrace, trace_bits
@@ -531,3 +531,19 @@ def test_wrong_example_inputs(inputs: Any, message: str) -> None:
     gm = bnnfx.convert(Residual(), "xnor")
     with pytest.raises(ExampleInputError, match=message):
         bnnfx.lower(gm, inputs)
+
+
+def test_examples_without_values_are_enough():
+    x = torch.randn(2, 3, 9, 9)
+    gm = bnnfx.convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)).eval(), "xnor")
+    packed, of_shapes = bnnfx.lower(gm, (x,)), bnnfx.lower(gm, (x.to("meta"),))
+    assert torch.equal(packed(x), of_shapes(x))
+
+
+def test_weights_without_values():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)).eval()
+    gm = bnnfx.convert(copy.deepcopy(model).to("meta"), "xnor")
+    with pytest.raises(ConversionError, match=r"'0\.weight' has no values"):
+        bnnfx.lower(gm, (torch.zeros(1, 3, 9, 9),))
+    gm.load_state_dict(bnnfx.convert(model, "xnor").state_dict(), assign=True)
+    assert bnnfx.lower(gm, (torch.zeros(1, 3, 9, 9),))(torch.zeros(1, 3, 9, 9)).shape == (1, 4, 5, 5)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from helpers.models import Chain
-from torch import nn
+from torch import fx, nn
 
 import bnnfx
 from bnnfx import Schedule
@@ -88,16 +88,27 @@ def test_start_epoch(start, epochs, logged):
     assert list(schedule) == epochs  # a schedule can be gone through again
 
 
-@pytest.mark.parametrize(("epochs", "start"), [(0, 0), (-1, 0), (3, 4), (3, -1)])
+@pytest.mark.parametrize(
+    ("epochs", "start"), [(0, 0), (-1, 0), (3, 4), (3, -1), (2.5, 0), ("3", 0), (3, 0.5), (None, 0)]
+)
 def test_impossible_epochs(epochs, start):
-    with pytest.raises(ValueError, match=f"epochs={epochs}, start_epoch={start}"):
-        Schedule(nn.Module(), epochs, start_epoch=start)
+    with pytest.raises(ValueError, match=f"epochs={epochs!r}, start_epoch={start!r}"):
+        Schedule(BinaryLinear(2, 2), epochs, start_epoch=start)
 
 
 @pytest.mark.parametrize("epoch", [-1, 3.1, float("nan")])
 def test_step_outside(epoch):
     with pytest.raises(ValueError, match=r"epoch is in \[0, 3\]"):
-        Schedule(nn.Module(), 3).step(epoch)
+        Schedule(BinaryLinear(2, 2), 3).step(epoch)
+
+
+def test_graphs_in_which_nothing_changes():
+    inputs = Chain().inputs()
+    gm = bnnfx.convert(Chain(), "rbnn")
+    for other in (Chain(), fx.symbolic_trace(Chain()), bnnfx.lower(gm, inputs), nn.Sequential(), "model.onnx", None):
+        with pytest.raises(ValueError, match=f"nothing to anneal in this {type(other).__name__}"):
+            Schedule(other, 3)
+    assert list(Schedule(nn.Sequential(gm), 3)) == [0, 1, 2]
 
 
 def test_wrapped_model_is_reached(logged):

@@ -282,3 +282,54 @@ def test_special_inputs(packed: fx.GraphModule, gm: fx.GraphModule, path: Path, 
     special[1] = -0.0
     assert bnnfx.verify(packed, path, (special,)) and bnnfx.verify(gm, packed, (special,))
     assert bnnfx.verify(gm, packed, (x[:1],)).samples == 1
+
+
+# --- inputs and outputs at the edges ---
+
+
+class Also(nn.Module):
+    """Returns something beside the result of a network."""
+
+    def __init__(self, make: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.net, self.make = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 1)), make
+
+    def forward(self, x: Tensor) -> object:
+        return self.make(self.net(x))
+
+
+@pytest.mark.parametrize("dialect", ["bnnfx", "standard"])
+@pytest.mark.parametrize(
+    ("make", "outputs"),
+    [
+        (lambda y: (y, None), 1),
+        (lambda y: {"loss": None, "y": y, "more": [None, (y.relu(), None)]}, 2),
+        (lambda y: [y, y], 2),
+    ],
+)
+def test_what_is_no_tensor_among_outputs(make, outputs, dialect, tmp_path):
+    x = torch.randn(2, 3, 9, 9)
+    gm = bnnfx.convert(Also(make).eval(), "xnor", example_inputs=(x,))
+    packed = bnnfx.lower(gm, (x,))
+    path = bnnfx.export_onnx(packed, tmp_path / "m.onnx", dialect=dialect)
+    for a, b in ((gm, packed), (gm, path), (path, packed)):
+        result = bnnfx.verify(a, b, (x,))
+        assert result and len(result.outputs) == outputs
+    assert str(gm(x)).count("None") == str(make(torch.zeros(1, 4, 1, 1))).count("None"), "the graph is as it was"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "given"),
+    [
+        ((torch.zeros(0, 3, 9, 9),), r"\[0, 3, 9, 9\] on cpu"),
+        ((torch.zeros(2, 3, 9, 9, device="meta"),), r"\[2, 3, 9, 9\] on meta"),
+        ((), "no tensor"),
+    ],
+)
+def test_no_sample_to_compare(inputs, given, tmp_path):
+    gm = bnnfx.convert(Also(lambda y: y).eval(), "xnor")
+    packed = bnnfx.lower(gm, (torch.zeros(1, 3, 9, 9),))
+    path = bnnfx.export_onnx(packed, tmp_path / "m.onnx")
+    for a, b in ((gm, packed), (path, path)):
+        with pytest.raises(ValueError, match=f"one sample or more, and needs values; got {given}"):
+            bnnfx.verify(a, b, inputs)

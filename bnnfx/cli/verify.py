@@ -100,8 +100,7 @@ def verify(
     }
     with working(), progress() as notify:
         from bnnfx.api import split_if_ternary
-        from bnnfx.inspect.bit_trace import trace_bits
-        from bnnfx.inspect.verification import compare
+        from bnnfx.inspect.verification import compare, trace
 
         shapes = tuple(map(sizes_of, input or ()))
         if not shapes:
@@ -115,7 +114,7 @@ def verify(
         for done, (name, with_kernels) in enumerate(runs):
             notify(f"running {name}", (1 + done) / (1 + len(runs)))
             form = split_if_ternary(requests[name].build()) if name in requests else Path(name)
-            traces.append(trace_bits(form, tensors, kernels=with_kernels))
+            traces.append(trace(form, tensors, kernels=with_kernels))
         result = compare(*traces)
     found = {"equal": bool(result), **asdict(result)}
     show([str(result).rstrip()], json_format.dumps(found, indent=2) + "\n", json)

@@ -75,7 +75,7 @@ def infer_shapes(
 
     Args:
         gm: any graph.
-        example_inputs: arguments of its forward.
+        example_inputs: arguments of its forward; of tensors on the device meta the shapes alone are known.
         compute: also compute the values. Without, nothing takes time or memory, and a module that asks for a value
             (`if x.sum() > 0`) fails.
         ranges: where the least and the most of every computed value are put, if given.
@@ -84,6 +84,9 @@ def infer_shapes(
         ExampleInputError: wrong number or shape of inputs, naming the node that fails.
     """
     example_inputs = as_tensors(example_inputs)
+    if any(x.is_meta for x in example_inputs):  # their shapes are all that they have; fakes are on a device of weights
+        compute = False
+        example_inputs = tuple(torch.empty_like(x, device="cpu") if x.is_meta else x for x in example_inputs)
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
     required = [node for node in gm.graph.nodes if node.op == "placeholder" and not node.args]
     if not len(required) <= len(example_inputs) <= len(names):

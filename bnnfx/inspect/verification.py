@@ -1,5 +1,6 @@
 """Comparing two forms of one model bit by bit: trainable graph, packed graph, ONNX file."""
 
+import copy
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -136,13 +137,54 @@ def verify(gm: Model, other: Model, inputs: tuple[Any, ...], *, kernels: bool = 
 
     Raises:
         StageError: one of the two is no such graph.
-        ValueError: the two have no binarizer in common. (Of a file without packed nodes, which records no bits, the
-            outputs alone are compared.)
+        ModelFileError: a file cannot be run.
+        ValueError: there is no sample, or one without values (on the device `meta`); or the two have no binarizer in
+            common. (Of a file without packed nodes, which records no bits, the outputs alone are compared.)
     """
-    tensors = tuple(x.detach().cpu() for x in as_tensors(inputs))
-    # copies: a model may write into its input
-    a, b = (trace_bits(model, tuple(x.clone() for x in tensors), kernels=kernels) for model in (gm, other))
-    return compare(a, b)
+    return compare(*(trace(model, inputs, kernels=kernels) for model in (gm, other)))
+
+
+def trace(model: Model, inputs: tuple[Any, ...], *, kernels: bool = True) -> BitTrace:
+    """Run one form of a model, for `compare`; of its outputs, what is no tensor is left out.
+
+    Args:
+        model: a trainable or packed graph, or the path of an exported file.
+        inputs: a tuple of batched tensors, the arguments of forward.
+        kernels: run a file with the kernel library.
+
+    Raises:
+        StageError: it is no such graph.
+        ModelFileError: the file cannot be run.
+        ValueError: there is no sample, or one without values.
+    """
+    tensors = as_tensors(inputs)
+    if not tensors or any(len(x) == 0 or x.is_meta for x in tensors):
+        given = ", ".join(f"{list(x.shape)} on {x.device}" for x in tensors) or "no tensor"
+        raise ValueError(f"verify compares what the models make of one sample or more, and needs values; got {given}.")
+    copies = tuple(x.detach().cpu().clone() for x in tensors)  # a model may write into its input
+    return trace_bits(_with_tensors_alone(model), copies, kernels=kernels)
+
+
+def _with_tensors_alone(model: Model) -> Model:
+    """The graph without the constants among its outputs, which an exported file does not have."""
+    if not isinstance(model, fx.GraphModule):
+        return model
+    outputs = model.graph.output_node().args[0]
+    if not (isinstance(outputs, list | tuple | dict) and None in _leaves(outputs)):
+        return model
+    copied = copy.deepcopy(model)
+    node = copied.graph.output_node()
+    node.args = (tuple(value for value in _leaves(node.args[0]) if isinstance(value, fx.Node)),)
+    copied.recompile()
+    return copied
+
+
+def _leaves(outputs: object) -> list[object]:
+    """What is in nested lists and dictionaries, None in place of every constant."""
+    if isinstance(outputs, list | tuple | dict):
+        inner = outputs.values() if isinstance(outputs, dict) else outputs
+        return [leaf for value in inner for leaf in _leaves(value)]
+    return [outputs if isinstance(outputs, fx.Node) else None]
 
 
 def compare(a: BitTrace, b: BitTrace) -> Verification:

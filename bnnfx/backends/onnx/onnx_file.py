@@ -104,6 +104,7 @@ def content(model: onnx.ModelProto, maps: list[PackedMap]) -> bytes:
 
 def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ...], opset: int) -> ir.Model:
     """Torch's export of the graph with our operators as nodes of our domain."""
+    _refuse_numbers(gm)
     standard = copy.deepcopy(gm)
     replace_packed_ops(standard)
     # a batch of 1 would be taken for a constant
@@ -138,6 +139,21 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
             "is the usual cause; x.flatten(1) or -1 for the batch leaves it free)."
         )
     return model
+
+
+def _refuse_numbers(gm: fx.GraphModule) -> None:
+    """Raise if a constant is among the outputs; None is left out of the file, with the exporter."""
+
+    def look(value: object) -> None:
+        if isinstance(value, list | tuple | dict):
+            for inner in value.values() if isinstance(value, dict) else value:
+                look(inner)
+        elif value is not None and not isinstance(value, fx.Node):
+            raise ExportError(
+                f"forward returns the constant {value!r}, and the outputs of ONNX are tensors; return tensors alone."
+            )
+
+    look(gm.graph.output_node().args[0])
 
 
 def _name_as_packed_graph(model: ir.Model) -> None:
