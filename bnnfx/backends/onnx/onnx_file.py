@@ -21,6 +21,7 @@ from torch import fx
 
 from bnnfx.backends.onnx.functions import OLDEST_OPSET, function_protos
 from bnnfx.backends.onnx.packed_maps import PackedMap, write_packed_maps
+from bnnfx.backends.onnx.pool_windows import spell_out_windows
 from bnnfx.backends.onnx.symbolic import NAMES_KEY, replace_packed_ops
 from bnnfx.errors import ExportError, first_line
 from bnnfx.graph.record import require_stage
@@ -53,6 +54,7 @@ def onnx_model(gm: fx.GraphModule, opset: int | None = None) -> onnx.ModelProto:
         )
     _name_as_packed_graph(model)
     _merge_slices(model)
+    spell_out_windows(model)
     _strip(model)
     NameFixPass()(model)
     RemoveUnusedNodesPass()(model)
