@@ -36,7 +36,9 @@ OLDEST_OPSET = 18
 _DOMAIN = Opset(ONNX_DOMAIN, OPSET_VERSION)
 op: Any = opset18  # its annotations take tensors of one type only, not the results of other operators
 
-# Constants are spelled `op.Constant`: a bare number in an argument becomes a constant and a `CastLike`.
+# Constants are spelled `op.Constant`: a bare number in an argument becomes a constant and a `CastLike`. No numbers and
+# single floats are tensors in it: onnxslim makes Python's numbers of the others, and float64 of those.
+_NOTHING = helper.make_tensor("nothing", INT64.dtype, [0], [])
 
 
 @script(_DOMAIN, default_opset=op)
@@ -54,7 +56,7 @@ def _sizes(x: TensorType) -> INT64:
     The batch is usually open, and ONNX Runtime folds the shape of a tensor only if all of it is known. Taking no items
     costs nothing and leaves the static sizes.
     """
-    sizes: INT64 = op.Shape(op.Gather(x, op.Constant(value_ints=[]), axis=0))
+    sizes: INT64 = op.Shape(op.Gather(x, op.Constant(value=_NOTHING), axis=0))
     return sizes
 
 
@@ -220,7 +222,8 @@ def _step(step: Step) -> FunctionProto:
         operands = []
         for number, operand in enumerate(operation.operands):
             if isinstance(operand, float):
-                nodes.append(helper.make_node("Constant", [], [f"{operation.result}_{number}"], value_float=operand))
+                value = helper.make_tensor("value", FLOAT.dtype, [], [operand])
+                nodes.append(helper.make_node("Constant", [], [f"{operation.result}_{number}"], value=value))
                 operands.append(nodes[-1].output[0])
             else:
                 operands.append(f"{operand}_per_map" if operand in step.constants else operand)
