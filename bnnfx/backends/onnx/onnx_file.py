@@ -21,7 +21,7 @@ from torch import fx
 
 from bnnfx.backends.onnx.functions import OLDEST_OPSET, function_protos
 from bnnfx.backends.onnx.packed_maps import PackedMap, write_packed_maps
-from bnnfx.backends.onnx.pool_windows import spell_out_windows
+from bnnfx.backends.onnx.pool_windows import refuse_divisors, spell_out_windows
 from bnnfx.backends.onnx.symbolic import NAMES_KEY, replace_packed_ops
 from bnnfx.errors import ExportError, first_line
 from bnnfx.graph.record import require_stage
@@ -132,7 +132,8 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
             "torch.onnx.export failed on the packed graph. A batch size that the model fixes (a reshape to a number), "
             f"or a float layer that ONNX lacks, is the usual cause. It said: {first_line(cause)}"
         ) from error
-    assert program is not None
+    assert program is not None and program.exported_program is not None
+    refuse_divisors(program.exported_program.graph)
     model = program.model
     fixed = [str(value.name) for value in model.graph.inputs if value.shape is None or isinstance(value.shape[0], int)]
     if fixed:

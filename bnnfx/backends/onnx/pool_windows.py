@@ -10,10 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
+import torch
+from torch import fx
 
 from bnnfx.errors import ExportError
 
 _POOLS = {"MaxPool", "AveragePool"}
+_DIVISOR = 6  # its place among the arguments
 
 
 def spell_out_windows(model: ir.Model) -> None:
@@ -25,6 +28,25 @@ def spell_out_windows(model: ir.Model) -> None:
     for node in list(model.graph.all_nodes()):
         if node.domain == "" and node.op_type in _POOLS and node.attributes.get_int("ceil_mode"):
             _spell_out(node)
+
+
+def refuse_divisors(graph: fx.Graph) -> None:
+    """Raise if an average has a divisor of its own, which ONNX lacks and torch's exporter leaves out without a word.
+
+    Args:
+        graph: of the program that is exported, of operators `aten`.
+
+    Raises:
+        ExportError: one has.
+    """
+    for node in graph.nodes:
+        if node.target in (torch.ops.aten.avg_pool2d.default, torch.ops.aten.avg_pool3d.default):
+            divisor = node.kwargs.get("divisor_override", node.args[_DIVISOR] if len(node.args) > _DIVISOR else None)
+            if divisor is not None:
+                raise ExportError(
+                    f"The pool '{node.name}' has divisor_override={divisor}, and ONNX divides by the size of a window; "
+                    "multiply an average without it by size / divisor."
+                )
 
 
 def _spell_out(node: ir.Node) -> None:
