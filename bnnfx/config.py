@@ -20,6 +20,9 @@ class LayerConfig:
     Attributes:
         binarize: whether the layer is binarized.
         options: options of the scheme for this layer, over those of `Config.options`.
+
+    Raises:
+        ValueError: `binarize` is neither True, False nor None, or `options` is no dictionary.
     """
 
     binarize: bool | None = None
@@ -44,6 +47,9 @@ class Config:
         options: options of the scheme, for all layers and for the network as a whole.
         widths: number of output channels (features) of a layer, by glob or by exact qualified name; layers whose widths
             are tied together, by a residual add for instance, all get it.
+
+    Raises:
+        ValueError: a field holds something else.
 
     >>> from torch import nn
     >>> config = Config(layers={nn.Linear: LayerConfig(binarize=False), "features.0": LayerConfig(binarize=True)})

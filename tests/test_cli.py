@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -471,8 +472,32 @@ def test_errors_that_nobody_reads(place: Path) -> None:
     os.close(reads)
     command = [Path(sys.executable).with_name("bnnfx"), "inspect"]
     for arguments in (["none.onnx"], ["net.py:broken", "--scheme", "xnor"], ["net.py:make", "--no-such-option"]):
-        assert subprocess.run([*command, *arguments], stdout=subprocess.DEVNULL, stderr=writes).returncode == 2
+        assert subprocess.run([*command, *arguments], stdout=subprocess.PIPE, stderr=writes).returncode == 2
     os.close(writes)
+
+
+def test_remarks_that_nobody_wants(place: Path) -> None:
+    result = program((*SHORT, "--json", "-"), 'exec "$@" 2>&-', stdout=subprocess.PIPE)
+    assert result.returncode == 0 and json.loads(result.stdout)["explanation"]["stage"] == "trainable"
+
+
+def test_progress_is_no_result(place: Path) -> None:
+    """On a terminal there is a line that says what is going on, also while the model prints."""
+    (place / "loud.py").write_text(LOUD)
+    ours, theirs = os.openpty()
+    command = [Path(sys.executable).with_name("bnnfx"), "inspect", "loud.py:make", *BINARY, "--json", "-"]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # how a terminal says that it was left
+            while part := os.read(ours, 4096):
+                shown += part
+        assert process.stdout is not None
+        assert json.loads(process.stdout.read())["explanation"]["stage"] == "packed"
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"converting loud.py:make" in shown and b"in make" in shown and b"from a program" in shown
 
 
 def test_disk_that_is_full(place: Path) -> None:

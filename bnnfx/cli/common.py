@@ -50,6 +50,8 @@ class _Group(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program. A failure never ends with status 1, which has a meaning; nor does output that is lost."""
         try:
+            if sys.stderr is None:
+                sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for as long as the program runs)
             if sys.stdout is None:
                 raise OSError(errno.EBADF, "Standard output is closed")
             try:

@@ -30,7 +30,7 @@ class Scheme:
         activation: makes the binarizer in front of a layer, from the layer's options.
         weight: makes the weight binarizer of a float layer with a `weight` `[O, ...]`, from the layer and its options;
             None instead of one leaves the weight float, behind a binarized activation.
-        options: every option of a layer with its default; others are refused.
+        options: every option of a layer with its default; others are refused, and values of another kind.
         network_options: every option of the network as a whole with its default. Passes look for these:
             `shortcut_per_convolution`, whether residual blocks get one shortcut per convolution, as Bi-Real Net does;
             `width_factor` and `parity`, how `CoupleWidths` narrows the layers.
@@ -52,7 +52,8 @@ class Scheme:
         """The options given over the defaults, those of layers and those of the network.
 
         Raises:
-            ValueError: an option that the scheme does not have, listing those it has.
+            ValueError: an option that the scheme does not have, listing those it has, or a value of another kind than
+                the default.
         """
         return complete_options(f"Scheme {self.name!r}", {**self.options, **self.network_options}, given)
 
