@@ -84,9 +84,10 @@ def infer_shapes(
         ExampleInputError: wrong number or shape of inputs, naming the node that fails.
     """
     example_inputs = as_tensors(example_inputs)
-    if any(x.is_meta for x in example_inputs):  # their shapes are all that they have; fakes are on a device of weights
+    if any(x.is_meta for x in example_inputs):  # their shapes are all that they have
         compute = False
-        example_inputs = tuple(torch.empty_like(x, device="cpu") if x.is_meta else x for x in example_inputs)
+        device = next((weight.device for weight in (*gm.parameters(), *gm.buffers())), torch.device("cpu"))
+        example_inputs = tuple(torch.empty_like(x, device=device) if x.is_meta else x for x in example_inputs)
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
     required = [node for node in gm.graph.nodes if node.op == "placeholder" and not node.args]
     if not len(required) <= len(example_inputs) <= len(names):

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import bnnfx
+from bnnfx import ExportError
 from bnnfx.analysis import FlipHistory, FlipRate
 from bnnfx.nn import BinaryLinear
 
@@ -145,7 +146,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ExportError, match="disk full"):
         FlipHistory([]).save(path)
     assert path.read_text() == old and os.listdir(tmp_path) == ["flips.json"]
 
