@@ -39,8 +39,9 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
     def _note_range(self, node: fx.Node, value: object) -> None:
-        known = isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() and not value.is_meta
-        if self.ranges is not None and known:
+        if self.ranges is None or not isinstance(value, torch.Tensor) or value.is_meta:
+            return
+        if value.is_floating_point() and value.numel():
             least, most = torch.aminmax(value)
             self.ranges[node] = float(least), float(most)
 
