@@ -11,7 +11,7 @@ from torch import fx, nn
 from bnnfx.errors import ConversionError, first_line
 from bnnfx.frontend.modes import differing_modules, follow_both_modes
 from bnnfx.graph.dataflow import WEIGHT_LAYERS
-from bnnfx.graph.inplace import unsafe_leaves, unsafe_writes
+from bnnfx.graph.inplace import home_of, unsafe_calls, unsafe_writes
 from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
@@ -40,7 +40,8 @@ class _Proxy(fx.Proxy):
 
 def _augmented(name: str) -> Callable[[_Proxy, object], fx.Proxy]:
     def write(self: _Proxy, other: object) -> fx.Proxy:
-        target = getattr(operator, name if _is_number(self.node) else f"i{name.strip('_')}")
+        number = self.tracer.is_number(self.node)  # type: ignore[attr-defined]
+        target = getattr(operator, name if number else f"i{name.strip('_')}")
         return self.tracer.create_proxy("call_function", target, (self, other), {}, name=name.strip("_"))
 
     return write
@@ -48,14 +49,6 @@ def _augmented(name: str) -> Callable[[_Proxy, object], fx.Proxy]:
 
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor"):
     setattr(_Proxy, f"__i{_name.strip('_')}__", _augmented(_name))
-
-
-def _is_number(node: fx.Node) -> bool:
-    """Whether a value is a size, or computed of sizes, which no assignment changes in place."""
-    if operator_of_target(node.target).kind is Kind.SIZE:
-        return True
-    arithmetic = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
-    return arithmetic and bool(node.all_input_nodes) and all(map(_is_number, node.all_input_nodes))
 
 
 class _Tracer(fx.Tracer):
@@ -66,9 +59,19 @@ class _Tracer(fx.Tracer):
     def __init__(self, leaves: frozenset[str] = frozenset()) -> None:  # unpickling a graph makes one without arguments
         super().__init__()
         self._leaves = leaves
+        self._numbers: dict[fx.Node, bool] = {}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+    def is_number(self, node: fx.Node) -> bool:
+        """Whether a value is a size, or computed of sizes, which no assignment changes in place."""
+        if node not in self._numbers:
+            arithmetic = node.op == "call_function" and home_of(node.target) == "_operator" and node.all_input_nodes
+            self._numbers[node] = operator_of_target(node.target).kind is Kind.SIZE or (
+                bool(arithmetic) and all(map(self.is_number, node.all_input_nodes))
+            )
+        return self._numbers[node]
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """A batch norm's count of batches is no part of what it computes; see `follow_both_modes`."""
@@ -180,7 +183,7 @@ def _obstacles(
     """
     for gm in graphs.values():
         writers = {path for path, leaf in leaves.items() if leaf.writes}
-        for node, reason in (*unsafe_writes(gm), *unsafe_leaves(gm, writers)):
+        for node, reason in (*unsafe_writes(gm), *unsafe_calls(gm, writers)):
             path = _owner(node, leaves)
             if not path:
                 raise ConversionError(

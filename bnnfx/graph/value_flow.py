@@ -2,19 +2,31 @@
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from bnnfx.graph.inplace import may_write
-from bnnfx.graph.operators import Call, Kind, Operator, Sign, call_of, operator_of
+from bnnfx.graph.operators import Call, Kind, Mode, Operator, Sign, call_of, operator_of
 
 PASSAGES = frozenset({Kind.ELEMENTWISE, Kind.MOVE, Kind.POOL, Kind.RESAMPLE})
 """What values go through and stay themselves, more or less: each depends on one or a few neighbours."""
 
 _CARRYING = PASSAGES | {Kind.JOIN, Kind.CONCAT, Kind.REDUCE}
+
+
+_GRIDS: dict[Sign, Tensor | None] = {
+    Sign.BOTH: torch.linspace(-3.0, 3.0, 61),
+    Sign.NEVER_NEGATIVE: torch.linspace(0.0, 3.0, 61),
+    Sign.UNKNOWN: None,
+}
+"""What a value is taken to be where a function of it is computed: the range of a normalized one."""
+
+
+_LARGE = 1e6
+"""Where curves are cut off, so that no chain of operators makes them infinite."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,8 @@ class Value:
         relus: the ReLUs whose result reaches it through what carries signs on.
         sign_without_relus: which signs it has once these pass their input on.
         culprit_without_relus: the node because of which that is not both.
+        origin: the value that it is a function of; None of a constant.
+        curve: that function, `float[61]` on a grid of numbers; None if it is not one value by value.
     """
 
     sign: Sign
@@ -36,6 +50,12 @@ class Value:
     relus: frozenset[fx.Node]
     sign_without_relus: Sign
     culprit_without_relus: fx.Node
+    origin: fx.Node | None
+    curve: Tensor | None
+
+
+def _source(node: fx.Node, sign: Sign, axes: int | None) -> Value:
+    return Value(sign, node, axes, frozenset(), sign, node, node, _GRIDS[sign])
 
 
 def follow_values(gm: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size] | None = None) -> dict[fx.Node, Value]:
@@ -55,8 +75,8 @@ def follow_values(gm: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size] | Non
     values: dict[fx.Node, Value] = {}
     for node in gm.graph.nodes:
         values[node] = _value(gm, node, values, shapes or {})
-        for source in node.all_input_nodes if may_write(gm, node) and node.op != "output" else ():
-            values[source] = Value(Sign.UNKNOWN, node, values[source].axes, frozenset(), Sign.UNKNOWN, node)
+        for written in node.all_input_nodes if may_write(gm, node) else ():
+            values[written] = _source(node, Sign.UNKNOWN, values[written].axes)
     return values
 
 
@@ -66,25 +86,68 @@ def _value(
     axes = len(shapes[node]) if node in shapes else None
     if node.op == "get_attr":
         constant = operator.attrgetter(str(node.target))(gm)
-        given = isinstance(constant, Tensor)
-        sign = _sign_of(constant) if given else Sign.UNKNOWN
-        return Value(sign, node, constant.ndim if given else None, frozenset(), sign, node)
+        if not isinstance(constant, Tensor):
+            return _source(node, Sign.UNKNOWN, None)
+        return replace(_source(node, _sign_of(constant), constant.ndim), origin=None, curve=None)
     if node.op in ("placeholder", "output"):
-        return Value(Sign.BOTH, node, axes, frozenset(), Sign.BOTH, node)
+        return _source(node, Sign.BOTH, axes)
     row, call = operator_of(gm, node), call_of(gm, node)
     sources = _sources(call, values)
-    sign, culprit = _follow(row, call, [(values[s].sign, values[s].culprit) for s in sources], node)
-    without = [(values[s].sign_without_relus, values[s].culprit_without_relus) for s in sources]
-    bare = without[0] if row.replaced and without else _follow(row, call, without, node)
+    given = [values[source] for source in sources]
+    origin, curve = _origin(row, call, dict(zip(sources, given, strict=True)))
+    origins = [source.origin for source in given if source.origin is not None]
+    of_curve = None
+    if row.kind is Kind.JOIN and len(set(origins)) < len(origins):
+        of_curve = Sign.UNKNOWN if curve is None else _sign_of(curve)
+    sign, culprit = _follow(row, call, [(s.sign, s.culprit) for s in given], of_curve)
+    without = [(s.sign_without_relus, s.culprit_without_relus) for s in given]
+    bare = without[0] if row.replaced and without else _follow(row, call, without, of_curve)
     if not row.replaced and row.kind not in _CARRYING:
         bare = sign, culprit  # no ReLU in front of it is taken away
-    relus: frozenset[fx.Node] = frozenset().union(*(values[source].relus for source in sources))
+    relus: frozenset[fx.Node] = frozenset().union(*(source.relus for source in given))
     if row.replaced:
         relus |= {node}
     elif row.kind not in _CARRYING or bare[0] is not Sign.BOTH:
         relus = frozenset()
-    known = axes if axes is not None else _axes(row, call, [values[source].axes for source in sources])
-    return Value(sign, culprit, known, relus, *bare)
+    known = axes if axes is not None else row.result_axes(call, [row.axes or source.axes for source in given])
+    return Value(sign, culprit, known, relus, *bare, origin or node, _GRIDS[sign] if origin is None else curve)
+
+
+def _origin(row: Operator, call: Call, sources: Mapping[fx.Node, Value]) -> tuple[fx.Node | None, Tensor | None]:
+    """The one value that a result is a function of, and that function; None where it is a value of its own."""
+    origins = {source.origin for source in sources.values()} - {None}
+    if row.kind not in _CARRYING or len(origins) != 1:
+        return None, None
+    if row.mode is Mode.DROPS:
+        curve = next(iter(sources.values())).curve
+    else:
+        placewise = row.kind in (Kind.ELEMENTWISE, Kind.JOIN) and row.mode is Mode.SAME and not row.per_channel(call)
+        curve = _compute(call, sources) if placewise else None
+    return origins.pop(), curve
+
+
+def _compute(call: Call, sources: Mapping[fx.Node, Value]) -> Tensor | None:
+    """An operator on the grid; None where it needs something else than numbers one by one."""
+    curves = {source: value.curve for source, value in sources.items() if value.curve is not None}
+    if curves.keys() != {*call.node.all_input_nodes}:
+        return None
+    node = call.node
+    args: Any
+    kwargs: Any
+    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda source: curves[source].clone())
+    try:
+        with torch.no_grad():
+            if call.module is not None:
+                result = call.module(*args, **kwargs)
+            elif node.op == "call_method":
+                result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                result = node.target(*args, **kwargs)  # type: ignore[operator]
+    except (RuntimeError, TypeError, ValueError, IndexError):
+        return None
+    if not isinstance(result, Tensor) or result.is_meta or result.ndim != 1:
+        return None
+    return result.float().clamp(-_LARGE, _LARGE)
 
 
 def _sign_of(constant: Tensor) -> Sign:
@@ -102,38 +165,23 @@ def _sources(call: Call, values: Mapping[fx.Node, Value]) -> list[fx.Node]:
     return [node for node in found if node in values]
 
 
-def _follow(row: Operator, call: Call, signs: Sequence[tuple[Sign, fx.Node]], node: fx.Node) -> tuple[Sign, fx.Node]:
-    """The sign of a result and who is to blame for it: what decides, or whoever gave that sign to an operand."""
+def _follow(
+    row: Operator, call: Call, signs: Sequence[tuple[Sign, fx.Node]], of_curve: Sign | None
+) -> tuple[Sign, fx.Node]:
+    """The sign of a result and who is to blame for it: what decides, or whoever gave that sign to an operand.
+
+    Args:
+        row: of the operator.
+        call: of it.
+        signs: of its operands, and who is to blame for each.
+        of_curve: the sign of the function that it is of one value, where several operands are functions of that.
+    """
     given = [sign for sign, _ in signs]
     sign = row.sign(call, given)
+    if of_curve is not None and sign is not Sign.NEVER_NEGATIVE:
+        sign = Sign.UNKNOWN if Sign.UNKNOWN in given else of_curve
     inherits = row.kind in _CARRYING and sign in given and row.sign(call, [Sign.BOTH] * len(given)) is not sign
-    return sign, next(culprit for each, culprit in signs if each is sign) if inherits else node
-
-
-def _axes(row: Operator, call: Call, sources: Sequence[int | None]) -> int | None:
-    if row.axes is not None:
-        return row.axes
-    known = [axes for axes in sources if axes is not None]
-    if row.name in ("reshape", "permute", "expand"):
-        rest = call.node.args[1:]
-        axes = rest[0] if len(rest) == 1 else rest
-        return len(axes) if isinstance(axes, list | tuple) else None
-    if not known:
-        return None
-    if row.kind is Kind.JOIN:
-        return max(known)  # of an operand that is not known, broadcasting makes no less
-    if row.kind in (Kind.ELEMENTWISE, Kind.NORM, Kind.LAYER, Kind.RESAMPLE) or row.name in _SAME_AXES:
-        return known[0]
-    if row.name == "flatten":
-        start, end = call.get("start_dim", 0 if call.module is None else 1), call.get("end_dim", -1)
-        if isinstance(start, int) and isinstance(end, int):
-            return known[0] - (end % known[0] - start % known[0])
-    return None
-
-
-_SAME_AXES = frozenset(
-    {"softmax", "cat", "transpose", "swapaxes", "flip", "roll", "chunk", "split", "pixel_shuffle", "pixel_unshuffle"}
-)
+    return sign, next(culprit for each, culprit in signs if each is sign) if inherits else call.node
 
 
 def normalized(gm: fx.GraphModule) -> set[fx.Node]:

@@ -129,8 +129,9 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
                 )
         mode = "train" if self.gm.training else "eval"
         return Refusal(
-            f"forward does not call it in the mode that the model was converted in, {mode}()",
-            "let forward call it; or, if it does so in the other mode only, convert the model in that mode",
+            f"forward does not call it in {mode}()",
+            "let forward call it; or, if it does so in the other mode only, move what follows self.training into a "
+            "submodule of its own, or convert the model in that mode",
         )
 
     def _options(self, match: fx.Node) -> dict[str, Any]:
