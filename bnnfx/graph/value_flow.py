@@ -1,8 +1,8 @@
 """What can be said of the values of a float graph without running it: one pass forward, and one back, with memory."""
 
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +18,8 @@ _CARRYING = PASSAGES | {Kind.JOIN, Kind.CONCAT, Kind.REDUCE}
 
 
 _GRIDS: dict[Sign, Tensor | None] = {
-    Sign.BOTH: torch.linspace(-3.0, 3.0, 61),
-    Sign.NEVER_NEGATIVE: torch.linspace(0.0, 3.0, 61),
+    Sign.BOTH: torch.linspace(-3.0, 3.0, 61)[:, None],
+    Sign.NEVER_NEGATIVE: torch.linspace(0.0, 3.0, 61)[:, None],
     Sign.UNKNOWN: None,
 }
 """What a value is taken to be where a function of it is computed: the range of a normalized one."""
@@ -30,32 +30,43 @@ _LARGE = 1e6
 
 
 @dataclass(frozen=True)
-class Value:
-    """One value.
+class Signs:
+    """Which signs a value has.
 
     Attributes:
-        sign: which signs it has.
+        sign: which.
         culprit: the node because of which that is not both.
-        axes: the number of its axes, with the batch; None if it is not known.
-        relus: the ReLUs whose result reaches it through what carries signs on.
-        sign_without_relus: which signs it has once these pass their input on.
-        culprit_without_relus: the node because of which that is not both.
-        origin: the value that it is a function of; None of a constant.
-        curve: that function, `float[61]` on a grid of numbers; None if it is not one value by value.
+        curve: the value as a function of its origin on a grid of numbers, `float[61, 1]` or `float[61, C]`; None if it
+            is not one number by number.
     """
 
     sign: Sign
     culprit: fx.Node
-    axes: int | None
-    relus: frozenset[fx.Node]
-    sign_without_relus: Sign
-    culprit_without_relus: fx.Node
-    origin: fx.Node | None
     curve: Tensor | None
 
 
+@dataclass(frozen=True)
+class Value:
+    """One value.
+
+    Attributes:
+        signs: which signs it has.
+        without_relus: which it has once `relus` pass their input on.
+        axes: the number of its axes, with the batch; None if it is not known.
+        relus: the ReLUs whose result reaches it through what carries signs on.
+        origin: the value that it is a function of; None of a constant.
+    """
+
+    signs: Signs
+    without_relus: Signs
+    axes: int | None
+    relus: frozenset[fx.Node]
+    origin: fx.Node | None
+
+
 def _source(node: fx.Node, sign: Sign, axes: int | None) -> Value:
-    return Value(sign, node, axes, frozenset(), sign, node, node, _GRIDS[sign])
+    signs = Signs(sign, node, _GRIDS[sign])
+    return Value(signs, signs, axes, frozenset(), node)
 
 
 def follow_values(gm: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size] | None = None) -> dict[fx.Node, Value]:
@@ -69,7 +80,7 @@ def follow_values(gm: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size] | Non
 
     >>> from torch import nn
     >>> gm = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.MaxPool2d(2)))
-    >>> {node.name: (value.sign.value, value.axes) for node, value in follow_values(gm).items() if value.axes}
+    >>> {node.name: (value.signs.sign.value, value.axes) for node, value in follow_values(gm).items() if value.axes}
     {'_0': ('takes both signs', 4), '_1': ('is never negative', 4), '_2': ('is never negative', 4)}
     """
     values: dict[fx.Node, Value] = {}
@@ -88,53 +99,70 @@ def _value(
         constant = operator.attrgetter(str(node.target))(gm)
         if not isinstance(constant, Tensor):
             return _source(node, Sign.UNKNOWN, None)
-        return replace(_source(node, _sign_of(constant), constant.ndim), origin=None, curve=None)
+        signs = Signs(_sign_of(constant), node, None)
+        return Value(signs, signs, constant.ndim, frozenset(), None)
     if node.op in ("placeholder", "output"):
         return _source(node, Sign.BOTH, axes)
     row, call = operator_of(gm, node), call_of(gm, node)
     sources = _sources(call, values)
     given = [values[source] for source in sources]
-    origin, curve = _origin(row, call, dict(zip(sources, given, strict=True)))
-    origins = [source.origin for source in given if source.origin is not None]
-    of_curve = None
-    if row.kind is Kind.JOIN and len(set(origins)) < len(origins):
-        of_curve = Sign.UNKNOWN if curve is None else _sign_of(curve)
-    sign, culprit = _follow(row, call, [(s.sign, s.culprit) for s in given], of_curve)
-    without = [(s.sign_without_relus, s.culprit_without_relus) for s in given]
-    bare = without[0] if row.replaced and without else _follow(row, call, without, of_curve)
-    if not row.replaced and row.kind not in _CARRYING:
-        bare = sign, culprit  # no ReLU in front of it is taken away
-    relus: frozenset[fx.Node] = frozenset().union(*(source.relus for source in given))
+    origins = [value.origin for value in given if value.origin is not None]
+    origin = origins[0] if row.kind in _CARRYING and len(set(origins)) == 1 else None
+    if row.kind is Kind.MOVE and given and given[0].signs.sign is Sign.BOTH:
+        origin = None  # at other places there are other values, which take both signs by themselves
+    related = row.kind is Kind.JOIN and len(set(origins)) < len(origins)
+    signs = _signs(row, call, dict(zip(sources, (value.signs for value in given), strict=True)), origin, related)
+    without = dict(zip(sources, (value.without_relus for value in given), strict=True))
+    if row.replaced and given:
+        bare = given[0].without_relus
+    elif row.kind in _CARRYING:
+        bare = _signs(row, call, without, origin, related)
+    else:
+        bare = signs  # no ReLU in front of it is taken away
+    relus: frozenset[fx.Node] = frozenset().union(*(value.relus for value in given))
     if row.replaced:
         relus |= {node}
-    elif row.kind not in _CARRYING or bare[0] is not Sign.BOTH:
+    elif row.kind not in _CARRYING or bare.sign is not Sign.BOTH:
         relus = frozenset()
-    known = axes if axes is not None else row.result_axes(call, [row.axes or source.axes for source in given])
-    return Value(sign, culprit, known, relus, *bare, origin or node, _GRIDS[sign] if origin is None else curve)
+    known = axes if axes is not None else row.result_axes(call, [row.axes or value.axes for value in given])
+    return Value(signs, bare, known, relus, origin or node)
 
 
-def _origin(row: Operator, call: Call, sources: Mapping[fx.Node, Value]) -> tuple[fx.Node | None, Tensor | None]:
-    """The one value that a result is a function of, and that function; None where it is a value of its own."""
-    origins = {source.origin for source in sources.values()} - {None}
-    if row.kind not in _CARRYING or len(origins) != 1:
-        return None, None
-    if row.mode is Mode.DROPS:
-        curve = next(iter(sources.values())).curve
-    else:
-        placewise = row.kind in (Kind.ELEMENTWISE, Kind.JOIN) and row.mode is Mode.SAME and not row.per_channel(call)
-        curve = _compute(call, sources) if placewise else None
-    return origins.pop(), curve
+def _signs(row: Operator, call: Call, sources: Mapping[fx.Node, Signs], origin: fx.Node | None, related: bool) -> Signs:
+    """The signs of a result and who is to blame for them: what decides, or whoever gave that sign to an operand.
+
+    Args:
+        row: of the operator.
+        call: of it.
+        sources: the values that it works on.
+        origin: the one value that it is a function of; None if it is a value of its own.
+        related: whether several operands are functions of one value, so that their signs do not tell that of a sum.
+    """
+    given = [sources[source].sign for source in _sources(call, sources)]
+    sign = row.sign(call, given)
+    curve = None if origin is None else _curve(row, call, sources)
+    if related and sign is not Sign.NEVER_NEGATIVE:
+        sign = Sign.UNKNOWN if curve is None or Sign.UNKNOWN in given else _sign_of(curve)
+    inherits = row.kind in _CARRYING and sign in given and row.sign(call, [Sign.BOTH] * len(given)) is not sign
+    culprit = next(s.culprit for s in sources.values() if s.sign is sign) if inherits else call.node
+    return Signs(sign, culprit, _GRIDS[sign] if origin is None else curve)
 
 
-def _compute(call: Call, sources: Mapping[fx.Node, Value]) -> Tensor | None:
+def _curve(row: Operator, call: Call, sources: Mapping[fx.Node, Signs]) -> Tensor | None:
     """An operator on the grid; None where it needs something else than numbers one by one."""
-    curves = {source: value.curve for source, value in sources.items() if value.curve is not None}
-    if curves.keys() != {*call.node.all_input_nodes}:
+    node, curves = call.node, {source: signs.curve for source, signs in sources.items()}
+    if row.mode is Mode.DROPS:
+        return next(iter(curves.values()))
+    placewise = row.kind in (Kind.ELEMENTWISE, Kind.JOIN) and row.mode is Mode.SAME
+    if not placewise or curves.keys() != {*node.all_input_nodes} or any(curve is None for curve in curves.values()):
         return None
-    node = call.node
     args: Any
     kwargs: Any
-    args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda source: curves[source].clone())
+    channels = call.get("num_parameters") if row.per_channel(call) else -1
+    args, kwargs = fx.node.map_arg(
+        (node.args, dict(node.kwargs)),
+        lambda source: curves[source].expand(-1, channels).clone(),  # type: ignore[union-attr]
+    )
     try:
         with torch.no_grad():
             if call.module is not None:
@@ -143,9 +171,9 @@ def _compute(call: Call, sources: Mapping[fx.Node, Value]) -> Tensor | None:
                 result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
             else:
                 result = node.target(*args, **kwargs)  # type: ignore[operator]
-    except (RuntimeError, TypeError, ValueError, IndexError):
+    except (RuntimeError, TypeError, ValueError, IndexError):  # it takes something else than numbers
         return None
-    if not isinstance(result, Tensor) or result.is_meta or result.ndim != 1:
+    if not isinstance(result, Tensor) or result.is_meta or result.ndim != 2:
         return None
     return result.float().clamp(-_LARGE, _LARGE)
 
@@ -157,31 +185,12 @@ def _sign_of(constant: Tensor) -> Sign:
     return Sign.NEVER_NEGATIVE if least >= 0 else Sign.BOTH if most > 0 else Sign.UNKNOWN
 
 
-def _sources(call: Call, values: Mapping[fx.Node, Value]) -> list[fx.Node]:
+def _sources(call: Call, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
     """The tensors that a call works on; the parts of a list one by one, sizes left out."""
     found: list[fx.Node] = []
     operands: Any = call.operands
     fx.node.map_arg(operands, found.append)
     return [node for node in found if node in values]
-
-
-def _follow(
-    row: Operator, call: Call, signs: Sequence[tuple[Sign, fx.Node]], of_curve: Sign | None
-) -> tuple[Sign, fx.Node]:
-    """The sign of a result and who is to blame for it: what decides, or whoever gave that sign to an operand.
-
-    Args:
-        row: of the operator.
-        call: of it.
-        signs: of its operands, and who is to blame for each.
-        of_curve: the sign of the function that it is of one value, where several operands are functions of that.
-    """
-    given = [sign for sign, _ in signs]
-    sign = row.sign(call, given)
-    if of_curve is not None and sign is not Sign.NEVER_NEGATIVE:
-        sign = Sign.UNKNOWN if Sign.UNKNOWN in given else of_curve
-    inherits = row.kind in _CARRYING and sign in given and row.sign(call, [Sign.BOTH] * len(given)) is not sign
-    return sign, next(culprit for each, culprit in signs if each is sign) if inherits else call.node
 
 
 def normalized(gm: fx.GraphModule) -> set[fx.Node]:

@@ -160,7 +160,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
     def _constant_sign(self, match: fx.Node) -> Refusal | None:
         source = match.all_input_nodes[0]
         value = self._values[source]
-        sign, culprit = value.sign_without_relus, value.culprit_without_relus
+        sign, culprit = value.without_relus.sign, value.without_relus.culprit
         least, most = self.context.ranges.get(source, (math.nan, math.nan))
         activation = self.context.scheme.activation(self._options(match))
         if activation.absorbs_relu and sign is not Sign.UNKNOWN:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from bnnfx.graph.operators.facts import Call, Sign, SignRule
 
@@ -61,13 +61,11 @@ def of_slope(call: Call, signs: Sequence[Sign]) -> Sign:
 
 
 def of_prelu(call: Call, signs: Sequence[Sign]) -> Sign:
-    """Of what multiplies negative values by parameters: both signs in each channel whose slope is positive."""
+    """Of what multiplies negative values by parameters: both signs in the channels whose slope is positive."""
     weight = call.get("weight")
     if not isinstance(weight, Tensor) or weight.is_meta:
         return Sign.UNKNOWN
-    if bool((weight > 0).all()):
-        return keeps(call, signs)
-    return Sign.UNKNOWN if bool((weight > 0).any()) else Sign.NEVER_NEGATIVE
+    return keeps(call, signs) if bool((weight > 0).any()) else Sign.NEVER_NEGATIVE
 
 
 def of_threshold(call: Call, signs: Sequence[Sign]) -> Sign:
@@ -88,8 +86,9 @@ def of_sum(call: Call, signs: Sequence[Sign]) -> Sign:
     numbers = call.numbers()
     if all(sign is Sign.NEVER_NEGATIVE for sign in signs) and all(number >= 0 for number in numbers):
         return Sign.NEVER_NEGATIVE
-    kept = Sign.BOTH in signs and Sign.UNKNOWN not in signs and not any(numbers)
-    return Sign.BOTH if kept else Sign.UNKNOWN
+    tensors = [operand for operand in call.operands if isinstance(operand, fx.Node)]
+    added = [sign for sign, operand in zip(signs, tensors, strict=False) if operand.op != "get_attr"]  # none is learned
+    return Sign.BOTH if Sign.BOTH in added and Sign.UNKNOWN not in added and not any(numbers) else Sign.UNKNOWN
 
 
 def of_difference(call: Call, signs: Sequence[Sign]) -> Sign:
