@@ -2,8 +2,8 @@
 
 import copy
 import operator
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -106,12 +106,27 @@ class _Leaf:
         self.writes = writes
 
 
-def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
+class Traced(NamedTuple):
+    """What `trace` gives.
+
+    Attributes:
+        gm: the graph.
+        remarks: one per submodule that was kept as a leaf: because it cannot be traced, because it does something else
+            in training than in evaluation, or because of what it writes in place.
+        modes: those in which the graph does what the model does, by what `training` is there.
+    """
+
+    gm: fx.GraphModule
+    remarks: list[Remark]
+    modes: tuple[bool, ...]
+
+
+def trace(model: nn.Module, whole: Mapping[str, str] | None = None) -> Traced:
     """Trace a copy of `model`, in training and in evaluation: the graph follows `train()` and `eval()` as it does.
 
-    Returns:
-        The graph, and one remark per submodule that was kept as a leaf: because it cannot be traced, because it does
-        something else in training than in evaluation, or because of what it writes in place.
+    Args:
+        model: any module.
+        whole: the submodules to keep as leaves whatever they do, each with the reason.
 
     Raises:
         ConversionError: the forward of the model itself cannot be traced.
@@ -121,7 +136,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
     modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
     model = copy.deepcopy(model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    leaves: dict[str, _Leaf] = {}
+    leaves = {path: _Leaf(reason, _TRACED_WRONG) for path, reason in (whole or {}).items()}
     remarks: list[Remark] = []
     _allow_tracing_batch_norms(model)
     while True:
@@ -143,8 +158,9 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
             remarks.append(Remark(type(model).__name__, found[""].reason, found[""].remedy))
             break
         leaves |= {path: leaf for path, leaf in found.items() if path}
-    gm = graphs[modes[""] if remarks else False]
-    if not remarks:
+    one_mode = (modes[""],) if remarks else ()
+    gm = graphs[modes[""] if one_mode else False]
+    if not one_mode:
         follow_both_modes(gm, graphs[True].graph, model)
     gm.recompile()
     for name, module in gm.named_modules():
@@ -154,7 +170,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
         for path, leaf in leaves.items()
         if not getattr(model.get_submodule(path), DROPS_MARK, False)
     ]
-    return gm, remarks
+    return Traced(gm, remarks, modes=one_mode or (False, True))
 
 
 def _trace(model: nn.Module, leaves: dict[str, _Leaf]) -> fx.GraphModule:
@@ -231,6 +247,10 @@ def _allow_tracing_batch_norms(model: nn.Module) -> None:
 _NO_DECISIONS = (
     "write its forward without Python decisions about values (torch.where for an if), or move only the part that needs "
     "them into a submodule of its own"
+)
+_TRACED_WRONG = (
+    "write its forward without what tracing does not see, such as Python state that changes or values read out of "
+    "tensors; or move only that part into a submodule of its own"
 )
 _FUNCTIONAL = "write it without the in-place call, such as y = y * 2 for y.mul_(2)"
 _BOTH_MODES = "move only the part that depends on self.training into a submodule of its own"

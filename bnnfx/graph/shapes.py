@@ -1,5 +1,7 @@
 """Shapes of a graph's values, found by running it once on example inputs."""
 
+import dataclasses
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -63,6 +65,20 @@ def as_tensors(example_inputs: object) -> tuple[torch.Tensor, ...]:
         "example_inputs is a tuple of tensors whose first axis is the batch, one per argument of forward, such as "
         f"(x,); got {given}."
     )
+
+
+def leaves_of(value: object) -> list[Any]:
+    """The tensors and numbers of a result, whatever it is made of: tuples, lists, dictionaries, dataclasses.
+
+    >>> leaves_of({"a": torch.zeros(2), "b": (1.5, None)})
+    [tensor([0., 0.]), 1.5]
+    """
+    if isinstance(value, torch.Tensor | int | float):
+        return [value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [leaf for name in value.__dataclass_fields__ for leaf in leaves_of(getattr(value, name))]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return [leaf for part in parts for leaf in leaves_of(part)]
 
 
 def infer_shapes(
