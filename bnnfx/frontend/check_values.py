@@ -2,7 +2,8 @@
 
 import copy
 import random
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -75,9 +76,9 @@ def _run(module: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Any
             return None
 
 
-def copies(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Inputs that a model may write into."""
-    return tuple(x.clone() for x in inputs)
+def copies(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Tensors that may be written into, and what is no tensor as it is."""
+    return tuple(x.clone() if isinstance(x, Tensor) else x for x in values)
 
 
 @contextmanager
@@ -118,16 +119,16 @@ def _apart(x: Any, y: Any) -> float:
 
 
 def _culprit(model: nn.Module, gm: fx.GraphModule, inputs: tuple[Any, ...], training: bool) -> str:
-    """The first submodule, in the order in which they return, whose result no node of the graph has.
+    """The first submodule, in the order in which they return, whose result none of the nodes traced in it has.
 
     A layer that is called as a whole gives what it is given: then it is the forward that calls it, which differs.
     """
-    values = _values_of_graph(gm, inputs, training)
+    values = _values_by_submodule(gm, inputs, training)
     whole = {str(node.target) for node in gm.graph.nodes if node.op == "call_module"}
     for path, outputs in _results_of_submodules(model, inputs, training):
-        for output in outputs:
-            if isinstance(output, Tensor) and not any(_apart(output, value) == 0.0 for value in values):
-                return path.rpartition(".")[0] if path in whole or _is_of_torch(model, path) else path
+        found = values.get(path)
+        if found is not None and any(all(_apart(x, y) > 0 for y in found) for x in outputs):
+            return path.rpartition(".")[0] if path in whole or _is_of_torch(model, path) else path
     return ""
 
 
@@ -135,13 +136,15 @@ def _is_of_torch(model: nn.Module, path: str) -> bool:
     return home_of(model.get_submodule(path)) == "torch"
 
 
-def _values_of_graph(gm: fx.GraphModule, inputs: tuple[Any, ...], training: bool) -> list[Tensor]:
-    values: list[Tensor] = []
+def _values_by_submodule(gm: fx.GraphModule, inputs: tuple[Any, ...], training: bool) -> dict[str, list[Any]]:
+    """The values that a graph computes, by the submodules in whose forward each was traced."""
+    values: dict[str, list[Any]] = defaultdict(list)
 
     class Keeping(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
-            values.extend(value.clone() for value in leaves_of(result) if isinstance(value, Tensor))
+            for path, _ in n.meta.get("nn_module_stack", {}).values():
+                values[path].extend(copies(leaves_of(result)))
             return result
 
     with torch.no_grad(), same_random_state():
@@ -157,7 +160,7 @@ def _results_of_submodules(model: nn.Module, inputs: tuple[Any, ...], training: 
 
     def keep(path: str) -> Any:
         def hook(module: nn.Module, args: object, output: object) -> None:
-            results.append((path, [x.clone() if isinstance(x, Tensor) else x for x in leaves_of(output)]))
+            results.append((path, list(copies(leaves_of(output)))))
 
         return hook
 

@@ -1,5 +1,6 @@
 """Shapes of a graph's values, found by running it once on example inputs."""
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -10,12 +11,12 @@ from torch import fx
 
 from bnnfx.errors import ExampleInputError, first_line
 from bnnfx.graph.inplace import may_write
-from bnnfx.private_interfaces import FakeTensorMode, changes_of
+from bnnfx.private_interfaces import FakeTensorMode
 
 
 class _ShapeRecorder(fx.Interpreter):
-    def __init__(self, gm: fx.GraphModule) -> None:
-        super().__init__(gm)
+    def __init__(self, gm: fx.GraphModule, graph: fx.Graph) -> None:
+        super().__init__(gm, graph=graph)
         self.shapes: dict[fx.Node, torch.Size] = {}
         self.ranges: dict[fx.Node, tuple[float, float]] | None = None
         self.extra_traceback = False
@@ -107,20 +108,9 @@ def infer_shapes(
         raise ExampleInputError(
             f"The model takes {len(names)} input(s) ({', '.join(names)}); example_inputs has {len(example_inputs)}."
         )
-    training = {name: module.training for name, module in gm.named_modules()}
-    buffers = [(buffer, buffer.clone(), changes_of(buffer)) for buffer in gm.buffers()] if compute else []
-    gm.eval()
-    recorder = _ShapeRecorder(gm)
+    recorder = _ShapeRecorder(copy.deepcopy(gm).eval(), graph=gm.graph)  # modules may keep what they were called with
     recorder.ranges = ranges if compute else None
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    try:
-        with torch.no_grad(), nullcontext() if compute else fakes:
-            recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
-    finally:
-        with torch.no_grad():
-            for buffer, before, changes in buffers:
-                if changes_of(buffer) != changes:  # a leaf that counts its calls
-                    buffer.copy_(before)
-        for name, module in gm.named_modules():
-            module.training = training[name]
+    with torch.no_grad(), nullcontext() if compute else fakes:
+        recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
     return recorder.shapes
