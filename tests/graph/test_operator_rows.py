@@ -98,7 +98,7 @@ def test_sign(name: str) -> None:
     assert operator_of(gm, node).kind is row.kind
     generator = torch.Generator().manual_seed(0)
     both = torch.randn(2, 4, 6, 6, generator=generator) * 3
-    torch.manual_seed(0)  # of a dropout called as a function
+    torch.manual_seed(1)  # of a dropout called as a function: with it some of the values stay
     for x, given in ((both, Sign.BOTH), (both.abs() + 0.01, Sign.NEVER_NEGATIVE)):
         said = row.sign(call_of(gm, node), [given] * (1 if row.kind is Kind.JOIN else len(row.operands)))
         result = call(x.clone())
