@@ -1,5 +1,8 @@
 """Shapes of a graph's values, found by running it once on example inputs."""
 
+import copy
+import dataclasses
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -8,12 +11,12 @@ from torch import fx
 
 from bnnfx.errors import ExampleInputError, first_line
 from bnnfx.graph.inplace import may_write
-from bnnfx.private_interfaces import FakeTensorMode, changes_of
+from bnnfx.private_interfaces import FakeTensorMode
 
 
 class _ShapeRecorder(fx.Interpreter):
-    def __init__(self, gm: fx.GraphModule) -> None:
-        super().__init__(gm)
+    def __init__(self, gm: fx.GraphModule, graph: fx.Graph) -> None:
+        super().__init__(gm, graph=graph)
         self.shapes: dict[fx.Node, torch.Size] = {}
         self.ranges: dict[fx.Node, tuple[float, float]] | None = None
         self.extra_traceback = False
@@ -39,8 +42,9 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
     def _note_range(self, node: fx.Node, value: object) -> None:
-        known = isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() and not value.is_meta
-        if self.ranges is not None and known:
+        if self.ranges is None or not isinstance(value, torch.Tensor) or value.is_meta:
+            return
+        if value.is_floating_point() and value.numel():
             least, most = torch.aminmax(value)
             self.ranges[node] = float(least), float(most)
 
@@ -62,6 +66,20 @@ def as_tensors(example_inputs: object) -> tuple[torch.Tensor, ...]:
         "example_inputs is a tuple of tensors whose first axis is the batch, one per argument of forward, such as "
         f"(x,); got {given}."
     )
+
+
+def leaves_of(value: object) -> list[Any]:
+    """The tensors and numbers of a result, whatever it is made of: tuples, lists, dictionaries, dataclasses.
+
+    >>> leaves_of({"a": torch.zeros(2), "b": (1.5, None)})
+    [tensor([0., 0.]), 1.5]
+    """
+    if isinstance(value, torch.Tensor | int | float):
+        return [value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [leaf for name in value.__dataclass_fields__ for leaf in leaves_of(getattr(value, name))]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return [leaf for part in parts for leaf in leaves_of(part)]
 
 
 def infer_shapes(
@@ -94,20 +112,9 @@ def infer_shapes(
         raise ExampleInputError(
             f"The model takes {len(names)} input(s) ({', '.join(names)}); example_inputs has {len(example_inputs)}."
         )
-    training = {name: module.training for name, module in gm.named_modules()}
-    buffers = [(buffer, buffer.clone(), changes_of(buffer)) for buffer in gm.buffers()] if compute else []
-    gm.eval()
-    recorder = _ShapeRecorder(gm)
+    recorder = _ShapeRecorder(copy.deepcopy(gm).eval(), graph=gm.graph)  # modules may keep what they were called with
     recorder.ranges = ranges if compute else None
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    try:
-        with torch.no_grad(), nullcontext() if compute else fakes:
-            recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
-    finally:
-        with torch.no_grad():
-            for buffer, before, changes in buffers:
-                if changes_of(buffer) != changes:  # a leaf that counts its calls
-                    buffer.copy_(before)
-        for name, module in gm.named_modules():
-            module.training = training[name]
+    with torch.no_grad(), nullcontext() if compute else fakes:
+        recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
     return recorder.shapes

@@ -39,7 +39,6 @@ from bnnfx.numerics.bits import row_bytes
 from bnnfx.ops import PackedOp
 
 _FLOAT_BYTES = 4
-_TRANSPOSED_FUNCTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 def as_graph(model: nn.Module, inputs: int) -> fx.GraphModule:
@@ -147,7 +146,7 @@ class _Accountant:
         elif (weight := self._weight_of(node)) is not None:
             operands = Operands(None, _levels(self._gm, node.all_input_nodes[0]))
             # a transposed convolution multiplies every input by each weight, the others every output
-            transposed = node.target in _TRANSPOSED_FUNCTIONS
+            transposed = operator_of(self._gm, node).transposed
             width = self._shapes[weight][1 if operator_of(self._gm, node).multiplies else 0]
             total = prod(x if transposed else y) // width * self._shapes[weight].numel()
             cost = Cost.sum((operands.macs(self._per_sample(total, node)), _floats(constants)))

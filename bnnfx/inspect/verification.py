@@ -1,6 +1,5 @@
 """Comparing two forms of one model bit by bit: trainable graph, packed graph, ONNX file."""
 
-import copy
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -162,29 +161,7 @@ def trace(model: Model, inputs: tuple[Any, ...], *, kernels: bool = True) -> Bit
         given = ", ".join(f"{list(x.shape)} on {x.device}" for x in tensors) or "no tensor"
         raise ValueError(f"verify compares what the models make of one sample or more, and needs values; got {given}.")
     copies = tuple(x.detach().cpu().clone() for x in tensors)  # a model may write into its input
-    return trace_bits(_with_tensors_alone(model), copies, kernels=kernels)
-
-
-def _with_tensors_alone(model: Model) -> Model:
-    """The graph without the constants among its outputs, which an exported file does not have."""
-    if not isinstance(model, fx.GraphModule):
-        return model
-    outputs = model.graph.output_node().args[0]
-    if not (isinstance(outputs, list | tuple | dict) and None in _leaves(outputs)):
-        return model
-    copied = copy.deepcopy(model)
-    node = copied.graph.output_node()
-    node.args = (tuple(value for value in _leaves(node.args[0]) if isinstance(value, fx.Node)),)
-    copied.recompile()
-    return copied
-
-
-def _leaves(outputs: object) -> list[object]:
-    """What is in nested lists and dictionaries, None in place of every constant."""
-    if isinstance(outputs, list | tuple | dict):
-        inner = outputs.values() if isinstance(outputs, dict) else outputs
-        return [leaf for value in inner for leaf in _leaves(value)]
-    return [outputs if isinstance(outputs, fx.Node) else None]
+    return trace_bits(model, copies, kernels=kernels)
 
 
 def compare(a: BitTrace, b: BitTrace) -> Verification:

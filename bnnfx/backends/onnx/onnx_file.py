@@ -25,6 +25,7 @@ from bnnfx.backends.onnx.pool_windows import refuse_divisors, spell_out_windows
 from bnnfx.backends.onnx.symbolic import NAMES_KEY, replace_packed_ops
 from bnnfx.errors import ExportError, first_line
 from bnnfx.graph.record import require_stage
+from bnnfx.graph.shapes import leaves_of
 from bnnfx.graph.stage import Stage
 from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
 from bnnfx.runtime.session import OPSET_KEY, newest_opset
@@ -146,17 +147,11 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
 
 def _refuse_numbers(gm: fx.GraphModule) -> None:
     """Raise if a constant is among the outputs; None is left out of the file, with the exporter."""
-
-    def look(value: object) -> None:
-        if isinstance(value, list | tuple | dict):
-            for inner in value.values() if isinstance(value, dict) else value:
-                look(inner)
-        elif value is not None and not isinstance(value, fx.Node):
-            raise ExportError(
-                f"forward returns the constant {value!r}, and the outputs of ONNX are tensors; return tensors alone."
-            )
-
-    look(gm.graph.output_node().args[0])
+    constants = leaves_of(gm.graph.output_node().args[0])
+    if constants:
+        raise ExportError(
+            f"forward returns the constant {constants[0]!r}, and the outputs of ONNX are tensors; return tensors alone."
+        )
 
 
 def _name_as_packed_graph(model: ir.Model) -> None:
