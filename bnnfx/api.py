@@ -81,7 +81,7 @@ def convert(
         record = Record(Stage.TRACED, chosen.name, options, [PassReport("Trace", refused=leaves)], layers=layers)
         context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers)
         run_passes(gm, canonicalizing, context, record)
-        if example_inputs is None or not check or any(x.is_meta for x in as_tensors(example_inputs)):
+        if example_inputs is None or not check or not _have_values(model, example_inputs):
             break
         difference = first_difference(model, gm, as_tensors(example_inputs), modes)
         if difference is None:
@@ -98,6 +98,10 @@ def convert(
     for leaf in leaves:
         warnings.warn(f"'{leaf.subject}' is {leaf.reason}", stacklevel=2)
     return gm
+
+
+def _have_values(model: nn.Module, example_inputs: tuple[Any, ...]) -> bool:
+    return not any(x.is_meta for x in (*as_tensors(example_inputs), *model.parameters(), *model.buffers()))
 
 
 def _refuse_names(model: nn.Module, error: ConversionError) -> None:

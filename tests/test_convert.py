@@ -289,11 +289,14 @@ def test_names_that_no_graph_can_have(name):
         bnnfx.convert(named("first", name, "last"), "xnor")
 
 
-def test_examples_without_values():
-    """Their shapes are checked, and make a linear layer on other axes float; their signs are not known."""
+def test_examples_and_weights_without_values():
+    """Shapes are checked; what would need values is not known."""
     x = Chain().inputs()[0]
-    gm = bnnfx.convert(Chain(), "xnor", example_inputs=(x.to("meta"),))
-    assert text(gm) == text(bnnfx.convert(Chain(), "xnor", example_inputs=(x,)))
+    expected = text(bnnfx.convert(Chain(), "xnor", example_inputs=(x,)))
+    for weights in ("cpu", "meta"):
+        for values in ("cpu", "meta"):
+            gm = bnnfx.convert(Chain().to(weights), "xnor", example_inputs=(x.to(values),))
+            assert text(gm) == expected, (weights, values)
     with pytest.raises(ExampleInputError, match="do not fit the model"):
         bnnfx.convert(Chain(), "xnor", example_inputs=(x.to("meta")[:, :1],))
 

@@ -93,19 +93,20 @@ def infer_shapes(
 
     Args:
         gm: any graph.
-        example_inputs: arguments of its forward; of tensors on the device meta the shapes alone are known.
-        compute: also compute the values. Without, nothing takes time or memory, and a module that asks for a value
-            (`if x.sum() > 0`) fails.
+        example_inputs: arguments of its forward.
+        compute: also compute the values, unless inputs or weights are on the device meta and have none. Without,
+            nothing takes time or memory, and a module that asks for a value (`if x.sum() > 0`) fails.
         ranges: where the least and the most of every computed value are put, if given.
 
     Raises:
         ExampleInputError: wrong number or shape of inputs, naming the node that fails.
     """
     example_inputs = as_tensors(example_inputs)
-    if any(x.is_meta for x in example_inputs):  # their shapes are all that they have
+    weights = (*gm.parameters(), *gm.buffers())
+    if any(x.is_meta for x in (*example_inputs, *weights)):  # shapes are all that there is
         compute = False
-        device = next((weight.device for weight in (*gm.parameters(), *gm.buffers())), torch.device("cpu"))
-        example_inputs = tuple(torch.empty_like(x, device=device) if x.is_meta else x for x in example_inputs)
+        device = next((weight.device for weight in weights), torch.device("cpu"))
+        example_inputs = tuple(torch.empty_like(x, device=device) for x in example_inputs)
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
     required = [node for node in gm.graph.nodes if node.op == "placeholder" and not node.args]
     if not len(required) <= len(example_inputs) <= len(names):
