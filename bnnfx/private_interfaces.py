@@ -17,7 +17,6 @@ from torch.nn.modules.dropout import _DropoutNd as Dropout
 from torch.nn.modules.lazy import LazyModuleMixin as LazyModule
 
 __all__ = [
-    "PRESERVED_ATTRIBUTES",
     "BatchNorm",
     "Dropout",
     "FakeTensorMode",
@@ -47,9 +46,6 @@ __all__ = [
 # NormWithStatistics, which takes in the instance norms.
 
 # LazyModule: what has no weight before its first call; it is documented, under a private module.
-
-PRESERVED_ATTRIBUTES = "_user_preserved_attributes"
-"""The key of `GraphModule.meta` whose attributes `deepcopy` sets on the copy; a plain attribute is lost there."""
 
 
 def overload_of(op: Any) -> tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]:

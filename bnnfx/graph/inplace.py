@@ -119,11 +119,18 @@ def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
 
 @functools.cache
 def _gives_floats(method: str) -> bool:
-    """Whether a method of a float tensor gives floats, as what is written into one is; a comparison gives bools."""
+    """Whether a method of a float tensor gives floats, as what is written into one is, and lets gradients pass.
+
+    A comparison gives bools; `bernoulli` has no gradient, and `bernoulli_` needs none.
+    """
     for operands in range(3):
         try:
-            result = getattr(torch.ones(1), method)(*[torch.ones(1)] * operands)
-        except (TypeError, RuntimeError, ValueError):
+            result = getattr(torch.full((1,), 0.5, requires_grad=True), method)(*[torch.full((1,), 0.5)] * operands)
+            if isinstance(result, Tensor) and result.requires_grad:
+                result.sum().backward()  # type: ignore[no-untyped-call]
+        except (TypeError, RuntimeError, ValueError) as error:
+            if "derivative" in str(error):
+                return False
             continue
         return not isinstance(result, Tensor) or result.is_floating_point()
     return True

@@ -13,13 +13,12 @@ from torch import fx
 
 from bnnfx.errors import Refusal as Refusal
 from bnnfx.errors import StageError
-from bnnfx.private_interfaces import PRESERVED_ATTRIBUTES
+from bnnfx.graph.graph_module import BinaryGraphModule
 
 if TYPE_CHECKING:
     from bnnfx.graph.stage import Stage
 
-_KEY = "bnnfx"
-_ATTRIBUTE = "_bnnfx_record"
+_KEY = "record"
 
 
 @dataclass(frozen=True)
@@ -91,19 +90,14 @@ class Record:
 
 
 def attach(gm: fx.GraphModule, record: Record) -> None:
-    """Store the record where `deepcopy` keeps it (`meta`) and where pickling keeps it (an attribute)."""
-    gm.meta[_KEY] = record
-    # deepcopy restores these attributes, so that a copy can be pickled too
-    gm.meta.setdefault(PRESERVED_ATTRIBUTES, {})[_ATTRIBUTE] = record
-    setattr(gm, _ATTRIBUTE, record)
+    """Store the record where copies and pickles keep it; see `bnnfx.graph.graph_module`."""
+    assert isinstance(gm, BinaryGraphModule)
+    gm.kept[_KEY] = record
 
 
 def record_of(gm: fx.GraphModule) -> Record | None:
     """The record of a graph, or None if it was not made here."""
-    record = gm.meta.get(_KEY) or gm.__dict__.get(_ATTRIBUTE)
-    if record is not None:
-        attach(gm, record)
-    return record
+    return gm.kept.get(_KEY) if isinstance(gm, BinaryGraphModule) else None
 
 
 def require_stage(gm: object, stage: "Stage", function: str) -> Record:
