@@ -16,7 +16,9 @@ import bnnfx
 from bnnfx._torchvision import import_torchvision
 from bnnfx.api import split_if_ternary
 from bnnfx.frontend.trace import trace
-from bnnfx.inspect.drawing.geometry import FONT, Box, width_of
+from bnnfx.inspect.drawing import font
+from bnnfx.inspect.drawing.font import FONT, width_of
+from bnnfx.inspect.drawing.geometry import Box
 from bnnfx.inspect.drawing.graph_view import GraphView, view
 from bnnfx.inspect.drawing.layout import Layout, layout
 from bnnfx.inspect.drawing.layout_layers import layers_of
@@ -384,8 +386,12 @@ def test_failure_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize(("module", "suffix"), [("fast_sugiyama", ".svg"), ("resvg_py", ".png")])
+@pytest.mark.parametrize(
+    ("module", "suffix"),
+    [("fast_sugiyama", ".svg"), ("resvg_py", ".png"), ("font_source_sans_pro", ".svg"), ("fontTools.ttLib", ".svg")],
+)
 def test_missing_extra_is_named(tmp_path, monkeypatch, module, suffix):
+    font._advances.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(bnnfx.BnnfxError, match=re.escape("pip install 'bnnfx[draw]'")):
         bnnfx.draw(models.Chain(), Path(tmp_path) / f"picture{suffix}")

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from bnnfx.inspect.drawing.geometry import FONT, LINE, MARGIN, Box, width_of
+from bnnfx.inspect.drawing.font import FONT, FONT_FAMILY, width_of
+from bnnfx.inspect.drawing.geometry import LINE, MARGIN, Box
 from bnnfx.inspect.drawing.graph_view import Edge, GraphView, Node
 from bnnfx.inspect.drawing.layout import Frame, Layout, layout
 from bnnfx.inspect.drawing.layout_routes import Label, Point, Route
-
-FONT_FAMILY = "'Source Sans Pro', 'Source Sans 3', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 _FILL = {
     "input": "#e2e8f0",
