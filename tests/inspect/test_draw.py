@@ -18,7 +18,7 @@ from bnnfx.api import split_if_ternary
 from bnnfx.frontend.trace import trace
 from bnnfx.inspect.drawing import font
 from bnnfx.inspect.drawing.font import FONT, width_of
-from bnnfx.inspect.drawing.geometry import Box
+from bnnfx.inspect.drawing.geometry import A4, Box
 from bnnfx.inspect.drawing.graph_view import GraphView, view
 from bnnfx.inspect.drawing.layout import Layout, layout
 from bnnfx.inspect.drawing.layout_layers import layers_of
@@ -321,6 +321,18 @@ def test_ids_classes_and_data():
     assert edge.get("class") == "edge bits" and edge.get("data-shape") == "N×16×4×4"
     assert by_id["before-block-block.downsample"].get("data-path") == "block.downsample"
     assert all(name.startswith("before-") for name in by_id)
+
+
+def test_a_narrow_picture_has_room_for_its_header():
+    model = models.Residual()
+    seen = view(bnnfx.lower(bnnfx.convert(model, "bireal"), model.inputs()))
+    for title in (seen.title, 30 * "Model"):
+        root = svg_of(dataclasses.replace(seen, title=title))
+        width = float(root.get("viewBox").split()[2])
+        texts = {text.text: float(text.get("x")) for text in root.find(f"{SVG}g").iter(f"{SVG}text")}
+        assert {title, "packed operator", "bits"} <= texts.keys()
+        assert width >= max(x + width_of(text) for text, x in texts.items())
+        assert float(root.get("width").removesuffix("pt")) == pytest.approx(min(width, A4[0]), abs=0.01)
 
 
 def test_stylesheet_reaches_every_class():
