@@ -11,19 +11,11 @@ from torch import fx
 
 from bnnfx.errors import StageError
 from bnnfx.graph.dataflow import packed_op, weight_bits
-from bnnfx.graph.record import PassReport, Record, Remark, record_of
+from bnnfx.graph.record import PassReport, Record, Remark, Role, record_of
 from bnnfx.graph.stage import Stage
-from bnnfx.passes.convert.binarize_layers import BinarizeLayers
-from bnnfx.passes.convert.select_layers import SelectLayers
-from bnnfx.passes.lower.fold_batchnorm_to_affine import FoldBatchNormToAffine
-from bnnfx.passes.lower.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
 from bnnfx.runtime.library import has_kernel
 
 _WIDTH = 120  # of tables that do not go to a terminal
-_DECIDING = ("Trace", SelectLayers.__name__)
-"""Whose refusals say why a layer stays float."""
-_FUSING = (FoldBatchNormToAffine.__name__, FuseEpilogueIntoConvolution.__name__)
-"""Whose refusals and notes say what stays a node of its own behind a layer."""
 
 
 @dataclass(frozen=True)
@@ -210,20 +202,20 @@ def _operators(gm: fx.GraphModule, record: Record) -> dict[str, tuple[str, ...]]
 
 
 def _explain_layer(name: str, kind: str, record: Record, operators: tuple[str, ...]) -> LayerExplanation:
-    findings = [
-        Finding.of(report, remark)
+    said = [
+        (report.role, Finding.of(report, remark))
         for report in record.reports
         for remark in (*report.refused, *report.notes)
         if name in (remark.subject, *remark.layers)
     ]
-    findings.sort(key=lambda finding: finding.by not in _DECIDING)  # stable: the passes' order stays
+    said.sort(key=lambda pair: pair[0] is not Role.DECIDES)  # stable: the passes' order stays
     binarized = any(
         name in report.applied and name not in (remark.subject for remark in report.notes)  # its weight stayed float
         for report in record.reports
-        if report.name == BinarizeLayers.__name__
+        if report.role is Role.BINARIZES
     )
     lowered = record.stage is Stage.PACKED
-    left = any(finding.by in _FUSING for finding in findings)
+    left = any(role is Role.FUSES for role, _ in said)
     return LayerExplanation(
         name,
         kind,
@@ -232,7 +224,7 @@ def _explain_layer(name: str, kind: str, record: Record, operators: tuple[str, .
         not left if operators else None,
         operators,
         _kernels(operators) if operators else None,
-        tuple(findings),
+        tuple(finding for _, finding in said),
     )
 
 
