@@ -96,8 +96,10 @@ def infer_shapes(
     recorder = _ShapeRecorder(gm)
     recorder.ranges = ranges if compute else None
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
+    # a compiled module takes long for its first run, passes hooks by, and crashes without values
+    eager = torch.compiler.set_stance("force_eager")
     try:
-        with torch.no_grad(), nullcontext() if compute else fakes:
+        with torch.no_grad(), eager, nullcontext() if compute else fakes:
             recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
     finally:
         with torch.no_grad():

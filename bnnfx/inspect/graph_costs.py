@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from bnnfx.backends.onnx.packed_maps import packed_channels
 from bnnfx.errors import ConversionError, ExampleInputError
@@ -28,10 +29,9 @@ from bnnfx.inspect.leaf_calls import (
     WHOLE,
     Call,
     Shape,
-    costs_something,
     is_batch_norm_module,
     is_layer,
-    watched_leaves,
+    watched_calls,
 )
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.frozen_norm import frozen_batch_norm
@@ -63,34 +63,43 @@ def graph_costs(gm: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[LayerCos
     """
     if inputs and not len(inputs[0]):
         raise ExampleInputError("The batch of the example inputs is empty; give at least one sample.")
-    with watched_leaves(gm) as leaves:
+    with watched_calls(gm) as called:
         try:
-            shapes = infer_shapes(gm, inputs, compute=False)
+            with _ChoicesNeedValues():
+                shapes = infer_shapes(gm, inputs, compute=False)
         except ExampleInputError:  # some module needs values; if it is another failure, it fails again
-            leaves.clear()
+            called.clear()
             shapes = infer_shapes(gm, inputs)
-    return _Accountant(gm, shapes, leaves, len(inputs[0])).rows()
+    return _Accountant(gm, shapes, called, len(inputs[0])).rows()
+
+
+class _ChoicesNeedValues(TorchFunctionMode):
+    """Refuses operators that, without values, would take every branch."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.ops.higher_order.cond, torch.ops.higher_order.while_loop):
+            raise RuntimeError(f"{func} needs values")
+        return func(*args, **(kwargs or {}))
 
 
 class _Accountant:
     """Walks a graph once; a parameter is counted where it is met first."""
 
     def __init__(
-        self, gm: fx.GraphModule, shapes: dict[fx.Node, torch.Size], leaves: dict[int, list[list[Call]]], batch: int
+        self, gm: fx.GraphModule, shapes: dict[fx.Node, torch.Size], called: dict[int, list[list[Call]]], batch: int
     ) -> None:
-        self._gm, self._shapes, self._leaves, self._batch = gm, shapes, leaves, batch
+        self._gm, self._shapes, self._called, self._batch = gm, shapes, called, batch
         self._counted: dict[int, object] = {}  # holds what it counted, so that no address is used twice
 
     def rows(self) -> list[LayerCost]:
         rows: list[LayerCost] = []
         for node in self._gm.graph.nodes:
             module = module_of(self._gm, node)
-            if module is not None and not is_layer(module):
-                rows += [self._module(call) for call in self._leaves[id(module)].pop(0)]
-            elif module is not None:
-                call = Call(str(node.target), module, self._shapes_in(node), tuple(self._shapes.get(node, ())))
-                if costs_something(module):
-                    rows.append(self._module(call, node))
+            if module is not None:
+                calls = self._called[id(module)].pop(0)
+                rows += [self._module(call, node if is_layer(module) else None) for call in calls]
             elif node.op in ("call_function", "call_method"):
                 rows += self._function(node)
         return rows

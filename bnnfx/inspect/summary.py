@@ -116,7 +116,8 @@ def summary(model: nn.Module | str | Path, example_inputs: tuple[Any, ...] | Non
 
     What is counted is what runs in evaluation. A layer that is called twice has two rows: its parameters count at the
     first, its operations at both. Nothing is computed, only shapes, unless a module asks for values. In what cannot be
-    traced, layers are found but not functions: `F.conv2d` there has no row.
+    traced, layers are found but not functions: `F.conv2d` there has no row, and neither has what TorchScript compiled.
+    Of branches, those that the inputs take are counted.
 
     Args:
         model: a float module, a trainable graph, a packed graph, or the path of an ONNX file.
