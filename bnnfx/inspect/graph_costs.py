@@ -25,6 +25,7 @@ from bnnfx.graph.dataflow import (
 from bnnfx.graph.operators import Kind, operator_of, operator_of_type
 from bnnfx.graph.shapes import infer_shapes
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
+from bnnfx.inspect.function_macs import function_macs
 from bnnfx.inspect.leaf_calls import (
     WHOLE,
     Call,
@@ -39,7 +40,6 @@ from bnnfx.numerics.bits import row_bytes
 from bnnfx.ops import PackedOp
 
 _FLOAT_BYTES = 4
-_TRANSPOSED_FUNCTIONS = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 def as_graph(model: nn.Module, inputs: int) -> fx.GraphModule:
@@ -153,13 +153,10 @@ class _Accountant:
         operands, constants = None, sum(tensor.numel() for tensor in self._new_constants(node))
         if calls(node, frozen_batch_norm) or calls(node, F.batch_norm):
             cost = _batch_norm(x[1] if constants else 0)
-        elif (weight := self._weight_of(node)) is not None:
-            operands = Operands(None, _levels(self._gm, node.all_input_nodes[0]))
-            # a transposed convolution multiplies every input by each weight, the others every output
-            transposed = node.target in _TRANSPOSED_FUNCTIONS
-            width = self._shapes[weight][1 if operator_of(self._gm, node).multiplies else 0]
-            total = prod(x if transposed else y) // width * self._shapes[weight].numel()
-            cost = Cost.sum((operands.macs(self._per_sample(total, node)), _floats(constants)))
+        elif (factors := self._factors(node)) and (macs := function_macs(node, self._shapes)) is not None:
+            data = next(filter(depends_on_input, factors), factors[0])
+            x, operands = tuple(self._shapes[data]), Operands(None, _levels(self._gm, data))
+            cost = Cost.sum((operands.macs(self._per_sample(macs, node)), _floats(constants)))
         else:
             cost = Cost(other_parameters=constants, packed_bytes=_FLOAT_BYTES * constants)
         kind = str(getattr(node.target, "__name__", node.target))
@@ -221,15 +218,13 @@ class _Accountant:
     def _shape_in(self, node: fx.Node) -> Shape:
         return next(iter(self._shapes_in(node)), ())
 
-    def _weight_of(self, node: fx.Node) -> fx.Node | None:
-        """The weight of a convolution or linear layer that is called as a function."""
+    def _factors(self, node: fx.Node) -> list[fx.Node]:
+        """What a layer that is called as a function multiplies; nothing if it is no layer, but a product of values."""
         row = operator_of(self._gm, node)
-        if not row.multiplies and not (row.kind is Kind.LAYER and node.op == "call_function"):
-            return None
-        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-        if not isinstance(weight, fx.Node) or (row.multiplies and depends_on_input(weight)):
-            return None  # a product of two activations
-        return weight
+        if row.multiplies:
+            factors = node.all_input_nodes[-2:]  # what is added stands in front
+            return [] if all(map(depends_on_input, factors)) else factors
+        return node.all_input_nodes if row.kind is Kind.LAYER and node.op == "call_function" else []
 
 
 def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:
