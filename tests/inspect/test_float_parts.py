@@ -268,6 +268,7 @@ def test_compiled_part(tmp_path) -> None:
     bnnfx.draw(nn.Sequential(part, nn.ReLU()), tmp_path / "graph.svg", example_inputs=(x,))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_torchscript_has_no_rows() -> None:
     scripted = Inside(torch.jit.trace(conv3x3(8, 8), torch.ones(1, 8, 4, 4)), lambda part, x: part(x))
     assert rows_of(scripted, torch.ones(2, 8, 4, 5)) == []
