@@ -12,6 +12,7 @@ from bnnfx.backends import TARGETS, require_dialect
 from bnnfx.config import Config
 from bnnfx.errors import ConversionError, ExportError
 from bnnfx.file_writing import require_folder, write_whole
+from bnnfx.frontend.check_values import first_difference
 from bnnfx.frontend.trace import trace, weight_layers
 from bnnfx.graph.context import ConvertContext, LowerContext
 from bnnfx.graph.pass_runner import run_passes
@@ -29,6 +30,7 @@ def convert(
     *,
     example_inputs: tuple[Any, ...] | None = None,
     config: Config | None = None,
+    check: bool = True,
 ) -> fx.GraphModule:
     """Rewrite a float model into a trainable binary one; the model itself is not changed.
 
@@ -42,6 +44,8 @@ def convert(
         example_inputs: arguments of `model.forward`, shaped as in use; optional, lets shapes be checked. A linear layer
             whose input has other axes than `[N, C]` stays float where they, or the graph itself, tell.
         config: which layers stay float, and options of the scheme.
+        check: compare the traced network with `model` on the example inputs, in evaluation and in training. A submodule
+            that is traced wrongly is kept as a float leaf then.
 
     Returns:
         A graph module in stage TRAINABLE, in the training mode and on the device of `model`.
@@ -58,14 +62,31 @@ def convert(
     chosen = get_scheme(scheme)
     config = config or Config()
     options = chosen.resolve(config.options)
-    gm, leaves = trace(model)
-    ranges: dict[fx.Node, tuple[float, float]] = {}
-    shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs, ranges=ranges)
-    layers = weight_layers(model)
-    trace_report = PassReport("Trace", refused=leaves, role=Role.DECIDES)
-    record = Record(Stage.TRACED, chosen.name, options, [trace_report], layers=layers)
-    context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers)
-    run_passes(gm, pipelines.with_extensions(pipelines.CONVERT), context, record)
+    passes = pipelines.with_extensions(pipelines.CONVERT)
+    canonicalizing = [kind for kind in passes if kind.requires is Stage.TRACED]
+    whole: dict[str, str] = {}  # what is traced wrongly, as the values tell
+    while True:
+        gm, leaves, modes = trace(model, whole)
+        ranges: dict[fx.Node, tuple[float, float]] = {}
+        shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs, ranges=ranges)
+        layers = weight_layers(model)
+        trace_report = PassReport("Trace", refused=leaves, role=Role.DECIDES)
+        record = Record(Stage.TRACED, chosen.name, options, [trace_report], layers=layers)
+        context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers)
+        run_passes(gm, canonicalizing, context, record)
+        if example_inputs is None or not check:
+            break
+        difference = first_difference(model, gm, as_tensors(example_inputs), modes)
+        if difference is None:
+            break
+        if not difference.path or difference.path in whole:
+            raise ConversionError(
+                f"'{difference.path or type(model).__name__}' {difference}, and keeping a submodule whole does not "
+                "mend that. Move the part of forward that tracing does not see into a submodule of its own, or pass "
+                "check=False if the difference is wanted."
+            )
+        whole[difference.path] = f"it {difference}"
+    run_passes(gm, [kind for kind in passes if kind not in canonicalizing], context, record)
     attach(gm, record)
     for leaf in leaves:
         warnings.warn(f"'{leaf.subject}' is {leaf.reason}", stacklevel=2)

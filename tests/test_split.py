@@ -387,7 +387,7 @@ def test_layer_that_reads_something_else_too() -> None:
 def trace_unchecked(model: nn.Module) -> tuple[fx.GraphModule, list[object]]:
     from bnnfx.frontend.trace import trace
 
-    gm, leaves = trace(model)
+    gm, leaves, _ = trace(model)
     attach(gm, Record(Stage.TRAINABLE))
     return gm, list(leaves)
 

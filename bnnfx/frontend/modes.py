@@ -8,11 +8,10 @@ from torch import fx, nn
 
 from bnnfx.graph import edit
 from bnnfx.graph.inplace import place_of_flag, written
-from bnnfx.graph.operators import FOLLOWS, FUNCTIONAL_BATCH_NORM, Call, Mode, call_of, operator_of
+from bnnfx.graph.operators import BATCH_NORM_TENSORS, FOLLOWS, FUNCTIONAL_BATCH_NORM, Call, Mode, call_of, operator_of
 from bnnfx.nn.mode import CallByMode
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-_TENSORS = ("running_mean", "running_var", "weight", "bias")
 
 
 def differing_modules(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
@@ -125,10 +124,11 @@ def _own_batch_norm(gm: fx.GraphModule, model: nn.Module, node: fx.Node) -> str 
     """The path of a batch norm's subclass that calls the function with its own tensors; there is a plain one then."""
     if operator_of(gm, node).name != FUNCTIONAL_BATCH_NORM:
         return None
-    given: dict[str, Any] = dict(zip(("input", *_TENSORS), node.args, strict=False)) | dict(node.kwargs)
-    read = [str(given[name].target).rpartition(".") for name in _TENSORS if isinstance(given.get(name), fx.Node)]
+    call = call_of(gm, node)
+    given = {name: value for name in BATCH_NORM_TENSORS if (value := call.get(name)) is not None}
+    read = [str(value.target).rpartition(".") for value in given.values() if isinstance(value, fx.Node)]
     paths = {path for path, _, _ in read}
-    if len(paths) != 1 or [name for _, _, name in read] != [name for name in _TENSORS if given.get(name) is not None]:
+    if len(paths) != 1 or [name for _, _, name in read] != list(given):
         return None
     (path,) = paths
     owner: Any = model.get_submodule(path)
@@ -137,7 +137,7 @@ def _own_batch_norm(gm: fx.GraphModule, model: nn.Module, node: fx.Node) -> str 
         return None
     if type(gm.get_submodule(path)) is not kind:
         plain = kind(owner.num_features, owner.eps, owner.momentum, affine=False, device="meta")
-        for name in _TENSORS:
+        for name in BATCH_NORM_TENSORS:
             setattr(plain, name, getattr(owner, name))
         plain.affine, plain.num_batches_tracked = owner.affine, owner.num_batches_tracked
         for name, child in gm.get_submodule(path).named_children():

@@ -2,8 +2,8 @@
 
 import copy
 import operator
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
@@ -11,7 +11,7 @@ from torch import fx, nn
 from bnnfx.errors import ConversionError, first_line
 from bnnfx.frontend.modes import differing_modules, follow_both_modes
 from bnnfx.graph.dataflow import WEIGHT_LAYERS
-from bnnfx.graph.inplace import unsafe_leaves, unsafe_writes
+from bnnfx.graph.inplace import home_of, unsafe_calls, unsafe_writes
 from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
@@ -40,7 +40,8 @@ class _Proxy(fx.Proxy):
 
 def _augmented(name: str) -> Callable[[_Proxy, object], fx.Proxy]:
     def write(self: _Proxy, other: object) -> fx.Proxy:
-        target = getattr(operator, name if _is_number(self.node) else f"i{name.strip('_')}")
+        number = self.tracer.is_number(self.node)  # type: ignore[attr-defined]
+        target = getattr(operator, name if number else f"i{name.strip('_')}")
         return self.tracer.create_proxy("call_function", target, (self, other), {}, name=name.strip("_"))
 
     return write
@@ -48,14 +49,6 @@ def _augmented(name: str) -> Callable[[_Proxy, object], fx.Proxy]:
 
 for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor"):
     setattr(_Proxy, f"__i{_name.strip('_')}__", _augmented(_name))
-
-
-def _is_number(node: fx.Node) -> bool:
-    """Whether a value is a size, or computed of sizes, which no assignment changes in place."""
-    if operator_of_target(node.target).kind is Kind.SIZE:
-        return True
-    arithmetic = node.op == "call_function" and getattr(node.target, "__module__", "") == "_operator"
-    return arithmetic and bool(node.all_input_nodes) and all(map(_is_number, node.all_input_nodes))
 
 
 class _Tracer(fx.Tracer):
@@ -66,9 +59,19 @@ class _Tracer(fx.Tracer):
     def __init__(self, leaves: frozenset[str] = frozenset()) -> None:  # unpickling a graph makes one without arguments
         super().__init__()
         self._leaves = leaves
+        self._numbers: dict[fx.Node, bool] = {}
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
+
+    def is_number(self, node: fx.Node) -> bool:
+        """Whether a value is a size, or computed of sizes, which no assignment changes in place."""
+        if node not in self._numbers:
+            arithmetic = node.op == "call_function" and home_of(node.target) == "_operator" and node.all_input_nodes
+            self._numbers[node] = operator_of_target(node.target).kind is Kind.SIZE or (
+                bool(arithmetic) and all(map(self.is_number, node.all_input_nodes))
+            )
+        return self._numbers[node]
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """A batch norm's count of batches is no part of what it computes; see `follow_both_modes`."""
@@ -103,12 +106,27 @@ class _Leaf:
         self.writes = writes
 
 
-def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
+class Traced(NamedTuple):
+    """What `trace` gives.
+
+    Attributes:
+        gm: the graph.
+        remarks: one per submodule that was kept as a leaf: because it cannot be traced, because it does something else
+            in training than in evaluation, or because of what it writes in place.
+        modes: those in which the graph does what the model does, by what `training` is there.
+    """
+
+    gm: fx.GraphModule
+    remarks: list[Remark]
+    modes: tuple[bool, ...]
+
+
+def trace(model: nn.Module, whole: Mapping[str, str] | None = None) -> Traced:
     """Trace a copy of `model`, in training and in evaluation: the graph follows `train()` and `eval()` as it does.
 
-    Returns:
-        The graph, and one remark per submodule that was kept as a leaf: because it cannot be traced, because it does
-        something else in training than in evaluation, or because of what it writes in place.
+    Args:
+        model: any module.
+        whole: the submodules to keep as leaves whatever they do, each with the reason.
 
     Raises:
         ConversionError: the forward of the model itself cannot be traced.
@@ -118,7 +136,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
     modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
     model = copy.deepcopy(model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    leaves: dict[str, _Leaf] = {}
+    leaves = {path: _Leaf(reason, _TRACED_WRONG) for path, reason in (whole or {}).items()}
     remarks: list[Remark] = []
     _allow_tracing_batch_norms(model)
     while True:
@@ -140,8 +158,9 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
             remarks.append(Remark(type(model).__name__, found[""].reason, found[""].remedy))
             break
         leaves |= {path: leaf for path, leaf in found.items() if path}
-    gm = graphs[modes[""] if remarks else False]
-    if not remarks:
+    one_mode = (modes[""],) if remarks else ()
+    gm = graphs[modes[""] if one_mode else False]
+    if not one_mode:
         follow_both_modes(gm, graphs[True].graph, model)
     gm.recompile()
     for name, module in gm.named_modules():
@@ -151,7 +170,7 @@ def trace(model: nn.Module) -> tuple[fx.GraphModule, list[Remark]]:
         for path, leaf in leaves.items()
         if not getattr(model.get_submodule(path), DROPS_MARK, False)
     ]
-    return gm, remarks
+    return Traced(gm, remarks, modes=one_mode or (False, True))
 
 
 def _trace(model: nn.Module, leaves: dict[str, _Leaf]) -> fx.GraphModule:
@@ -180,7 +199,7 @@ def _obstacles(
     """
     for gm in graphs.values():
         writers = {path for path, leaf in leaves.items() if leaf.writes}
-        for node, reason in (*unsafe_writes(gm), *unsafe_leaves(gm, writers)):
+        for node, reason in (*unsafe_writes(gm), *unsafe_calls(gm, writers)):
             path = _owner(node, leaves)
             if not path:
                 raise ConversionError(
@@ -228,6 +247,10 @@ def _allow_tracing_batch_norms(model: nn.Module) -> None:
 _NO_DECISIONS = (
     "write its forward without Python decisions about values (torch.where for an if), or move only the part that needs "
     "them into a submodule of its own"
+)
+_TRACED_WRONG = (
+    "write its forward without what tracing does not see, such as Python state that changes or values read out of "
+    "tensors; or move only that part into a submodule of its own"
 )
 _FUNCTIONAL = "write it without the in-place call, such as y = y * 2 for y.mul_(2)"
 _BOTH_MODES = "move only the part that depends on self.training into a submodule of its own"

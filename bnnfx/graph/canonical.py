@@ -10,9 +10,8 @@ def canonical_call(gm: fx.GraphModule, node: fx.Node) -> Spelling | None:
     if node.op not in ("call_module", "call_function", "call_method"):
         return None
     call = call_of(gm, node)
-    spelling = operator_of(gm, node).canonical(call)
-    known = spelling is not None and all(isinstance(operand, fx.Node) for operand in call.operands[:1])
-    return spelling if known or spelling is None or isinstance(call.operands[:1][0], list | tuple) else None
+    of_a_value = bool(call.operands) and isinstance(call.operands[0], fx.Node | list | tuple)
+    return operator_of(gm, node).canonical(call) if of_a_value else None
 
 
 def alias_of(gm: fx.GraphModule, node: fx.Node) -> str | None:

@@ -16,7 +16,6 @@ from torch.nn.utils import parametrize
 
 from bnnfx.graph.channel_graph import ChannelGraph, Channels, Layer, Part
 from bnnfx.graph.channel_rules import (
-    TRANSPOSED,
     adaptive_positions,
     argument,
     cuts_positions,
@@ -25,6 +24,7 @@ from bnnfx.graph.channel_rules import (
     pads_positions,
 )
 from bnnfx.graph.dataflow import calls, module_of
+from bnnfx.graph.inplace import home_of
 from bnnfx.graph.operators import Kind, operator_of, operator_of_module
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.private_interfaces import has_hooks
@@ -156,7 +156,7 @@ class _Flow:
 
     def _convolution(self, name: str, module: Any, inputs: Channels | None) -> Channels:
         groups, rank = module.groups, operator_of_module(module).axes
-        if inputs is not None and groups == module.in_channels > 1 and not isinstance(module, TRANSPOSED):
+        if inputs is not None and groups == module.in_channels > 1 and not operator_of_module(module).transposed:
             copies = module.out_channels // groups  # depthwise: every channel of the input gives so many of the output
             return replace(
                 inputs,
@@ -167,7 +167,7 @@ class _Flow:
         if groups > 1:
             reason = f"'{name}' has {groups} groups that cut through it"
             for channels in (outputs, inputs):
-                if channels is not None and isinstance(module, TRANSPOSED):
+                if channels is not None and operator_of_module(module).transposed:
                     self.graph.fix(channels, f"'{name}' is a transposed convolution with groups")
                 elif channels is not None:
                     self.graph.require_multiple(channels, groups, reason)
@@ -190,9 +190,7 @@ class _Flow:
     def _function(self, node: fx.Node) -> Channels | None:
         target, sources = node.target, [n for n in node.all_input_nodes if n not in self.numbers]
         row = operator_of(self.gm, node)
-        if row.kind is Kind.SIZE or (
-            not sources and node.all_input_nodes and getattr(target, "__module__", "") == "_operator"
-        ):
+        if row.kind is Kind.SIZE or (not sources and node.all_input_nodes and home_of(target) == "_operator"):
             self.numbers.add(node)
         if node in self.numbers and not sources:
             return None

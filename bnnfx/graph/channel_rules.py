@@ -8,8 +8,6 @@ from torch import fx, nn
 
 from bnnfx.graph.channel_graph import Channels
 
-TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
 
 def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     """An argument of a call, however it is spelled."""

@@ -132,8 +132,8 @@ def is_freezable(gm: fx.GraphModule, node: object) -> bool:
 def drops(gm: fx.GraphModule, node: object) -> bool:
     """Whether a node gives its input in evaluation: a dropout, or an identity in both modes."""
     row = operator_of(gm, node)
-    if row.name == "identity" or not isinstance(node, fx.Node):
-        return row.name == "identity"
+    if row.identity or not isinstance(node, fx.Node):
+        return row.identity
     follows = node.op == "call_module" or call_of(gm, node).get("training", True) is False
     return row.mode is Mode.DROPS and follows
 

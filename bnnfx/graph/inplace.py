@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from bnnfx.graph.dataflow import drops, module_of
-from bnnfx.graph.operators import Kind, call_of, is_opaque, operator_of
+from bnnfx.graph.dataflow import module_of
+from bnnfx.graph.operators import call_of, is_opaque, operator_of
 
 _AUGMENTED: dict[Any, Callable[..., object]] = {
     getattr(operator, f"i{name}"): getattr(operator, name)
@@ -61,14 +61,25 @@ def _name(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
 
 
+def home_of(called: object) -> str:
+    """The package that a function, or the type of a module, comes from."""
+    return str(getattr(called, "__module__", None) or "").split(".")[0]
+
+
+_HOMES = ("torch", "bnnfx", "_operator", "builtins", "math")
+"""Packages in which the spelling of a call says whether it writes."""
+
+
 def may_write(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a call may write into its inputs: what nothing is known of may, unless torch or this package made it."""
+    if node.op not in ("call_module", "call_function") or not is_opaque(operator_of(gm, node)):
+        return False
+    return home_of(module_of(gm, node) if node.op == "call_module" else node.target) not in _HOMES
+
+
+def must_stay(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a call may do more than give its result: nobody may drop it then, though nothing reads it."""
-    if node.is_impure():
-        return True
-    called = module_of(gm, node) if node.op == "call_module" else node.target
-    home = str(getattr(called, "__module__", "")).split(".")[0]
-    ours_or_torch = isinstance(called, str) or home in ("torch", "_operator", "builtins", "bnnfx", "math")
-    return is_opaque(operator_of(gm, node)) and not ours_or_torch
+    return node.is_impure() or may_write(gm, node)
 
 
 def place_of_flag(gm: fx.GraphModule, node: fx.Node) -> int | None:
@@ -89,23 +100,21 @@ def place_of_flag(gm: fx.GraphModule, node: fx.Node) -> int | None:
 def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
     """The function or method that gives what an in-place call of a function or method writes; None if there is none."""
     name = _name(node)
-    twin: Callable[..., object] | None
     if node.op == "call_method":
         if name.startswith("__"):
-            twin = _AUGMENTED.get(getattr(operator, name.strip("_"), None))
-            return twin
+            augmented: Callable[..., object] | None = _AUGMENTED.get(getattr(operator, name.strip("_"), None))
+            return augmented
         return name[:-1] if callable(getattr(Tensor, name[:-1], None)) and _gives_floats(name[:-1]) else None
     assert not isinstance(node.target, str)
     if node.target in _AUGMENTED:
         return _AUGMENTED[node.target]
     if node.target is operator.setitem:
         return None
-    if name.endswith("_"):
-        found: list[Callable[..., object]] = [
-            getattr(place, name[:-1]) for place in (torch, F) if hasattr(place, name[:-1])
-        ]
-        return found[0] if found else None
-    return node.target  # without the flag, or `out`
+    if not name.endswith("_"):
+        return node.target  # without the flag, or `out`
+    places = [place for place in (torch, F) if getattr(place, name, None) is node.target]  # not a user's own
+    found: list[Callable[..., object]] = [twin for place in places if (twin := getattr(place, name[:-1], None))]
+    return found[0] if found else None
 
 
 @functools.cache
@@ -149,8 +158,8 @@ def unsafe_writes(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
                     break
 
 
-def unsafe_leaves(gm: fx.GraphModule, writers: Collection[str]) -> Iterator[tuple[fx.Node, str]]:
-    """The calls of leaves that are made for what they write into their input, each with the reason.
+def unsafe_calls(gm: fx.GraphModule, writers: Collection[str]) -> Iterator[tuple[fx.Node, str]]:
+    """The calls of leaves and of a user's functions that are made for what they write, each with the reason.
 
     Args:
         gm: the graph.
@@ -158,7 +167,7 @@ def unsafe_leaves(gm: fx.GraphModule, writers: Collection[str]) -> Iterator[tupl
     """
     order = {node: place for place, node in enumerate(gm.graph.nodes)}
     for node in gm.graph.nodes:
-        if node.op != "call_module" or not may_write(gm, node):
+        if not may_write(gm, node):
             continue
         late = [user for source in node.all_input_nodes for user in source.users if order[user] > order[node]]
         if not node.users:
@@ -168,7 +177,6 @@ def unsafe_leaves(gm: fx.GraphModule, writers: Collection[str]) -> Iterator[tupl
 
 
 def _may_share(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node]:
-    """The inputs in whose memory a result may lie: those of a view, and of what is not known."""
-    row = operator_of(gm, node)
-    views = row.kind is Kind.MOVE or drops(gm, node) or row.name == "stochastic depth"
-    return list(node.all_input_nodes) if views or (is_opaque(row) and node.op != "output") else []
+    """The inputs in whose memory a result may lie: those of a view, a cast, and of what is not known."""
+    fresh = operator_of(gm, node).fresh or node.op in ("placeholder", "get_attr", "output")
+    return [] if fresh else list(node.all_input_nodes)

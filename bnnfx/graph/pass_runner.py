@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from torch import fx, nn
 
 from bnnfx.errors import ConversionError
-from bnnfx.graph.inplace import may_write
+from bnnfx.graph.inplace import must_stay
 from bnnfx.graph.record import PassReport, Record, Refusal, Remark, Role
 from bnnfx.graph.stage import Stage, check_contract
 
@@ -134,7 +134,7 @@ def run_passes(
                 pass_.rewrite(match, plan)
                 pass_.report.applied.append(subject)
         pass_.finish()
-        gm.graph.eliminate_dead_code(lambda node: may_write(gm, node))
+        gm.graph.eliminate_dead_code(lambda node: must_stay(gm, node))
         gm.delete_all_unused_submodules()
         _delete_unused_buffers(gm)
         gm.graph.lint()

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from bnnfx.graph.channel_rules import TRANSPOSED
 from bnnfx.graph.operators import Kind, operator_of_module
 
 
@@ -29,7 +28,7 @@ def resize(module: nn.Module, inputs: int, outputs: int) -> None:
         layer: Any = module
         if layer.groups == layer.in_channels > 1:
             layer.groups = inputs
-        first, second = (inputs, outputs) if isinstance(module, TRANSPOSED) else (outputs, inputs)
+        first, second = (inputs, outputs) if operator_of_module(module).transposed else (outputs, inputs)
         sizes["weight"] = (first, second // layer.groups, *layer.kernel_size)
         layer.in_channels, layer.out_channels = inputs, outputs
     elif isinstance(module, nn.PReLU):

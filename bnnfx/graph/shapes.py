@@ -1,5 +1,8 @@
 """Shapes of a graph's values, found by running it once on example inputs."""
 
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -8,17 +11,19 @@ from torch import fx
 
 from bnnfx.errors import ExampleInputError, first_line
 from bnnfx.graph.inplace import may_write
-from bnnfx.private_interfaces import FakeTensorMode, changes_of
+from bnnfx.private_interfaces import FakeTensorMode
 
 
 class _ShapeRecorder(fx.Interpreter):
-    def __init__(self, gm: fx.GraphModule) -> None:
-        super().__init__(gm)
+    def __init__(self, gm: fx.GraphModule, graph: fx.Graph, before: Callable[[fx.Node], None]) -> None:
+        super().__init__(gm, graph=graph)
+        self.before = before
         self.shapes: dict[fx.Node, torch.Size] = {}
         self.ranges: dict[fx.Node, tuple[float, float]] | None = None
         self.extra_traceback = False
 
     def run_node(self, n: fx.Node) -> Any:
+        self.before(n)
         try:
             value = super().run_node(n)
         except Exception as error:
@@ -39,8 +44,9 @@ class _ShapeRecorder(fx.Interpreter):
         return value
 
     def _note_range(self, node: fx.Node, value: object) -> None:
-        known = isinstance(value, torch.Tensor) and value.is_floating_point() and value.numel() and not value.is_meta
-        if self.ranges is not None and known:
+        if self.ranges is None or not isinstance(value, torch.Tensor) or value.is_meta:
+            return
+        if value.is_floating_point() and value.numel():
             least, most = torch.aminmax(value)
             self.ranges[node] = float(least), float(most)
 
@@ -64,12 +70,27 @@ def as_tensors(example_inputs: object) -> tuple[torch.Tensor, ...]:
     )
 
 
+def leaves_of(value: object) -> list[Any]:
+    """The tensors and numbers of a result, whatever it is made of: tuples, lists, dictionaries, dataclasses.
+
+    >>> leaves_of({"a": torch.zeros(2), "b": (1.5, None)})
+    [tensor([0., 0.]), 1.5]
+    """
+    if isinstance(value, torch.Tensor | int | float):
+        return [value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [leaf for name in value.__dataclass_fields__ for leaf in leaves_of(getattr(value, name))]
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return [leaf for part in parts for leaf in leaves_of(part)]
+
+
 def infer_shapes(
     gm: fx.GraphModule,
     example_inputs: tuple[Any, ...],
     *,
     compute: bool = True,
     ranges: dict[fx.Node, tuple[float, float]] | None = None,
+    before: Callable[[fx.Node], None] = lambda node: None,
 ) -> dict[fx.Node, torch.Size]:
     """The shape of every tensor in the graph, in evaluation mode; the graph itself is not changed.
 
@@ -79,6 +100,7 @@ def infer_shapes(
         compute: also compute the values. Without, nothing takes time or memory, and a module that asks for a value
             (`if x.sum() > 0`) fails.
         ranges: where the least and the most of every computed value are put, if given.
+        before: called with every node before it runs.
 
     Raises:
         ExampleInputError: wrong number or shape of inputs, naming the node that fails.
@@ -90,22 +112,11 @@ def infer_shapes(
         raise ExampleInputError(
             f"The model takes {len(names)} input(s) ({', '.join(names)}); example_inputs has {len(example_inputs)}."
         )
-    training = {name: module.training for name, module in gm.named_modules()}
-    buffers = [(buffer, buffer.clone(), changes_of(buffer)) for buffer in gm.buffers()] if compute else []
-    gm.eval()
-    recorder = _ShapeRecorder(gm)
+    recorder = _ShapeRecorder(copy.deepcopy(gm).eval(), gm.graph, before)  # modules may keep what they were called with
     recorder.ranges = ranges if compute else None
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     # a compiled module takes long for its first run, passes hooks by, and crashes without values
     eager = torch.compiler.set_stance("force_eager")
-    try:
-        with torch.no_grad(), eager, nullcontext() if compute else fakes:
-            recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
-    finally:
-        with torch.no_grad():
-            for buffer, before, changes in buffers:
-                if changes_of(buffer) != changes:  # a leaf that counts its calls
-                    buffer.copy_(before)
-        for name, module in gm.named_modules():
-            module.training = training[name]
+    with torch.no_grad(), eager, nullcontext() if compute else fakes:
+        recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
     return recorder.shapes

@@ -71,9 +71,9 @@ def _signs_are_not_constant(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]
     for node in gm.graph.nodes:
         module = module_of(gm, node)
         if isinstance(module, ActivationBinarizer) and not module.absorbs_relu:
-            value = values[node.all_input_nodes[0]]
-            if value.sign is Sign.NEVER_NEGATIVE:
-                yield node, f"binarizes a tensor that is never negative, because of '{value.culprit.name}'"
+            signs = values[node.all_input_nodes[0]].signs
+            if signs.sign is Sign.NEVER_NEGATIVE:
+                yield node, f"binarizes a tensor that is never negative, because of '{signs.culprit.name}'"
 
 
 def _inference_only(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:

@@ -1,7 +1,7 @@
 """What can be said of the values of a float graph without running it: one pass forward, and one back, with memory."""
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from bnnfx.graph.inplace import may_write
-from bnnfx.graph.operators import Call, Kind, Operator, Sign, call_of, operator_of
+from bnnfx.graph.operators import Call, Kind, Mode, Operator, Sign, call_of, operator_of
 
 PASSAGES = frozenset({Kind.ELEMENTWISE, Kind.MOVE, Kind.POOL, Kind.RESAMPLE})
 """What values go through and stay themselves, more or less: each depends on one or a few neighbours."""
@@ -17,25 +17,56 @@ PASSAGES = frozenset({Kind.ELEMENTWISE, Kind.MOVE, Kind.POOL, Kind.RESAMPLE})
 _CARRYING = PASSAGES | {Kind.JOIN, Kind.CONCAT, Kind.REDUCE}
 
 
+_GRIDS: dict[Sign, Tensor | None] = {
+    Sign.BOTH: torch.linspace(-3.0, 3.0, 61)[:, None],
+    Sign.NEVER_NEGATIVE: torch.linspace(0.0, 3.0, 61)[:, None],
+    Sign.UNKNOWN: None,
+}
+"""What a value is taken to be where a function of it is computed: the range of a normalized one."""
+
+
+_LARGE = 1e6
+"""Where curves are cut off, so that no chain of operators makes them infinite."""
+
+
+@dataclass(frozen=True)
+class Signs:
+    """Which signs a value has.
+
+    Attributes:
+        sign: which.
+        culprit: the node because of which that is not both.
+        curve: the value as a function of its origin on a grid of numbers, `float[61, 1]` or `float[61, C]`; None if it
+            is not one number by number.
+    """
+
+    sign: Sign
+    culprit: fx.Node
+    curve: Tensor | None
+
+
 @dataclass(frozen=True)
 class Value:
     """One value.
 
     Attributes:
-        sign: which signs it has.
-        culprit: the node because of which that is not both.
+        signs: which signs it has.
+        without_relus: which it has once `relus` pass their input on.
         axes: the number of its axes, with the batch; None if it is not known.
         relus: the ReLUs whose result reaches it through what carries signs on.
-        sign_without_relus: which signs it has once these pass their input on.
-        culprit_without_relus: the node because of which that is not both.
+        origin: the value that it is a function of; None of a constant.
     """
 
-    sign: Sign
-    culprit: fx.Node
+    signs: Signs
+    without_relus: Signs
     axes: int | None
     relus: frozenset[fx.Node]
-    sign_without_relus: Sign
-    culprit_without_relus: fx.Node
+    origin: fx.Node | None
+
+
+def _source(node: fx.Node, sign: Sign, axes: int | None) -> Value:
+    signs = Signs(sign, node, _GRIDS[sign])
+    return Value(signs, signs, axes, frozenset(), node)
 
 
 def follow_values(gm: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size] | None = None) -> dict[fx.Node, Value]:
@@ -49,14 +80,14 @@ def follow_values(gm: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size] | Non
 
     >>> from torch import nn
     >>> gm = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.MaxPool2d(2)))
-    >>> {node.name: (value.sign.value, value.axes) for node, value in follow_values(gm).items() if value.axes}
+    >>> {node.name: (value.signs.sign.value, value.axes) for node, value in follow_values(gm).items() if value.axes}
     {'_0': ('takes both signs', 4), '_1': ('is never negative', 4), '_2': ('is never negative', 4)}
     """
     values: dict[fx.Node, Value] = {}
     for node in gm.graph.nodes:
         values[node] = _value(gm, node, values, shapes or {})
-        for source in node.all_input_nodes if may_write(gm, node) and node.op != "output" else ():
-            values[source] = Value(Sign.UNKNOWN, node, values[source].axes, frozenset(), Sign.UNKNOWN, node)
+        for written in node.all_input_nodes if may_write(gm, node) else ():
+            values[written] = _source(node, Sign.UNKNOWN, values[written].axes)
     return values
 
 
@@ -66,25 +97,85 @@ def _value(
     axes = len(shapes[node]) if node in shapes else None
     if node.op == "get_attr":
         constant = operator.attrgetter(str(node.target))(gm)
-        given = isinstance(constant, Tensor)
-        sign = _sign_of(constant) if given else Sign.UNKNOWN
-        return Value(sign, node, constant.ndim if given else None, frozenset(), sign, node)
+        if not isinstance(constant, Tensor):
+            return _source(node, Sign.UNKNOWN, None)
+        signs = Signs(_sign_of(constant), node, None)
+        return Value(signs, signs, constant.ndim, frozenset(), None)
     if node.op in ("placeholder", "output"):
-        return Value(Sign.BOTH, node, axes, frozenset(), Sign.BOTH, node)
+        return _source(node, Sign.BOTH, axes)
     row, call = operator_of(gm, node), call_of(gm, node)
     sources = _sources(call, values)
-    sign, culprit = _follow(row, call, [(values[s].sign, values[s].culprit) for s in sources], node)
-    without = [(values[s].sign_without_relus, values[s].culprit_without_relus) for s in sources]
-    bare = without[0] if row.replaced and without else _follow(row, call, without, node)
-    if not row.replaced and row.kind not in _CARRYING:
-        bare = sign, culprit  # no ReLU in front of it is taken away
-    relus: frozenset[fx.Node] = frozenset().union(*(values[source].relus for source in sources))
+    given = [values[source] for source in sources]
+    origins = [value.origin for value in given if value.origin is not None]
+    origin = origins[0] if row.kind in _CARRYING and len(set(origins)) == 1 else None
+    if row.kind is Kind.MOVE and given and given[0].signs.sign is Sign.BOTH:
+        origin = None  # at other places there are other values, which take both signs by themselves
+    related = row.kind is Kind.JOIN and len(set(origins)) < len(origins)
+    signs = _signs(row, call, dict(zip(sources, (value.signs for value in given), strict=True)), origin, related)
+    without = dict(zip(sources, (value.without_relus for value in given), strict=True))
+    if row.replaced and given:
+        bare = given[0].without_relus
+    elif row.kind in _CARRYING:
+        bare = _signs(row, call, without, origin, related)
+    else:
+        bare = signs  # no ReLU in front of it is taken away
+    relus: frozenset[fx.Node] = frozenset().union(*(value.relus for value in given))
     if row.replaced:
         relus |= {node}
-    elif row.kind not in _CARRYING or bare[0] is not Sign.BOTH:
+    elif row.kind not in _CARRYING or bare.sign is not Sign.BOTH:
         relus = frozenset()
-    known = axes if axes is not None else _axes(row, call, [values[source].axes for source in sources])
-    return Value(sign, culprit, known, relus, *bare)
+    known = axes if axes is not None else row.result_axes(call, [row.axes or value.axes for value in given])
+    return Value(signs, bare, known, relus, origin or node)
+
+
+def _signs(row: Operator, call: Call, sources: Mapping[fx.Node, Signs], origin: fx.Node | None, related: bool) -> Signs:
+    """The signs of a result and who is to blame for them: what decides, or whoever gave that sign to an operand.
+
+    Args:
+        row: of the operator.
+        call: of it.
+        sources: the values that it works on.
+        origin: the one value that it is a function of; None if it is a value of its own.
+        related: whether several operands are functions of one value, so that their signs do not tell that of a sum.
+    """
+    given = [sources[source].sign for source in _sources(call, sources)]
+    sign = row.sign(call, given)
+    curve = None if origin is None else _curve(row, call, sources)
+    if related and sign is not Sign.NEVER_NEGATIVE:
+        sign = Sign.UNKNOWN if curve is None or Sign.UNKNOWN in given else _sign_of(curve)
+    inherits = row.kind in _CARRYING and sign in given and row.sign(call, [Sign.BOTH] * len(given)) is not sign
+    culprit = next(s.culprit for s in sources.values() if s.sign is sign) if inherits else call.node
+    return Signs(sign, culprit, _GRIDS[sign] if origin is None else curve)
+
+
+def _curve(row: Operator, call: Call, sources: Mapping[fx.Node, Signs]) -> Tensor | None:
+    """An operator on the grid; None where it needs something else than numbers one by one."""
+    node, curves = call.node, {source: signs.curve for source, signs in sources.items()}
+    if row.mode is Mode.DROPS:
+        return next(iter(curves.values()))
+    placewise = row.kind in (Kind.ELEMENTWISE, Kind.JOIN) and row.mode is Mode.SAME
+    if not placewise or curves.keys() != {*node.all_input_nodes} or any(curve is None for curve in curves.values()):
+        return None
+    args: Any
+    kwargs: Any
+    channels = call.get("num_parameters") if row.per_channel(call) else -1
+    args, kwargs = fx.node.map_arg(
+        (node.args, dict(node.kwargs)),
+        lambda source: curves[source].expand(-1, channels).clone(),  # type: ignore[union-attr]
+    )
+    try:
+        with torch.no_grad():
+            if call.module is not None:
+                result = call.module(*args, **kwargs)
+            elif node.op == "call_method":
+                result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
+            else:
+                result = node.target(*args, **kwargs)  # type: ignore[operator]
+    except (RuntimeError, TypeError, ValueError, IndexError):  # it takes something else than numbers
+        return None
+    if not isinstance(result, Tensor) or result.is_meta or result.ndim != 2:
+        return None
+    return result.float().clamp(-_LARGE, _LARGE)
 
 
 def _sign_of(constant: Tensor) -> Sign:
@@ -94,46 +185,12 @@ def _sign_of(constant: Tensor) -> Sign:
     return Sign.NEVER_NEGATIVE if least >= 0 else Sign.BOTH if most > 0 else Sign.UNKNOWN
 
 
-def _sources(call: Call, values: Mapping[fx.Node, Value]) -> list[fx.Node]:
+def _sources(call: Call, values: Mapping[fx.Node, Any]) -> list[fx.Node]:
     """The tensors that a call works on; the parts of a list one by one, sizes left out."""
     found: list[fx.Node] = []
     operands: Any = call.operands
     fx.node.map_arg(operands, found.append)
     return [node for node in found if node in values]
-
-
-def _follow(row: Operator, call: Call, signs: Sequence[tuple[Sign, fx.Node]], node: fx.Node) -> tuple[Sign, fx.Node]:
-    """The sign of a result and who is to blame for it: what decides, or whoever gave that sign to an operand."""
-    given = [sign for sign, _ in signs]
-    sign = row.sign(call, given)
-    inherits = row.kind in _CARRYING and sign in given and row.sign(call, [Sign.BOTH] * len(given)) is not sign
-    return sign, next(culprit for each, culprit in signs if each is sign) if inherits else node
-
-
-def _axes(row: Operator, call: Call, sources: Sequence[int | None]) -> int | None:
-    if row.axes is not None:
-        return row.axes
-    known = [axes for axes in sources if axes is not None]
-    if row.name in ("reshape", "permute", "expand"):
-        rest = call.node.args[1:]
-        axes = rest[0] if len(rest) == 1 else rest
-        return len(axes) if isinstance(axes, list | tuple) else None
-    if not known:
-        return None
-    if row.kind is Kind.JOIN:
-        return max(known)  # of an operand that is not known, broadcasting makes no less
-    if row.kind in (Kind.ELEMENTWISE, Kind.NORM, Kind.LAYER, Kind.RESAMPLE) or row.name in _SAME_AXES:
-        return known[0]
-    if row.name == "flatten":
-        start, end = call.get("start_dim", 0 if call.module is None else 1), call.get("end_dim", -1)
-        if isinstance(start, int) and isinstance(end, int):
-            return known[0] - (end % known[0] - start % known[0])
-    return None
-
-
-_SAME_AXES = frozenset(
-    {"softmax", "cat", "transpose", "swapaxes", "flip", "roll", "chunk", "split", "pixel_shuffle", "pixel_unshuffle"}
-)
 
 
 def normalized(gm: fx.GraphModule) -> set[fx.Node]:

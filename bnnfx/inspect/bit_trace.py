@@ -18,6 +18,7 @@ from bnnfx.errors import StageError
 from bnnfx.graph.dataflow import calls, is_batch_norm, is_kind, module_of, packed_op, packed_result
 from bnnfx.graph.operators import Kind, operator_of_module
 from bnnfx.graph.record import record_of
+from bnnfx.graph.shapes import leaves_of
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.comparison import compare
@@ -81,7 +82,7 @@ def trace_bits(model: fx.GraphModule | str | Path, inputs: tuple[Tensor, ...], *
     recorder = _Recorder(copy.deepcopy(model).eval().cpu().float(), len(inputs[0]))
     with torch.no_grad():
         outputs = recorder.run(*inputs)
-    recorder.trace.outputs = [y.numpy() for y in _tensors(outputs)]
+    recorder.trace.outputs = [y.numpy() for y in leaves_of(outputs) if isinstance(y, Tensor)]
     weights = [
         p.shape
         for m in model.modules()
@@ -113,15 +114,6 @@ def _float_steps(gm: fx.GraphModule) -> int:
 
 def _terms(trace: BitTrace, weights: list[torch.Size]) -> int:
     return max((shape[1:].numel() for shape in weights), default=1) + len(trace.bits) + len(weights)
-
-
-def _tensors(outputs: object) -> list[Tensor]:
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    if isinstance(outputs, dict):
-        outputs = list(outputs.values())
-    assert isinstance(outputs, tuple | list)
-    return [tensor for item in outputs for tensor in _tensors(item)]
 
 
 class _Recorder(fx.Interpreter):
@@ -216,7 +208,7 @@ def _call(node: onnx.NodeProto, by_name: dict[str, Array]) -> tuple[PackedOp, li
 
 def _wrong_bytes(op: PackedOp, arguments: list[Any], given: list[Array]) -> int:
     """In how many bytes results differ from those of the reference operator on the same inputs."""
-    expected = _tensors(op.target(*arguments))
+    expected = leaves_of(op.target(*arguments))
     return sum(
         int((y.numpy().view(np.uint8) != np.ascontiguousarray(x).view(np.uint8)).sum())
         for y, x in zip(expected, given, strict=True)

@@ -30,9 +30,9 @@ from bnnfx.inspect.leaf_calls import (
     WHOLE,
     Call,
     Shape,
+    Watch,
     is_batch_norm_module,
     is_layer,
-    watched_calls,
 )
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.frozen_norm import frozen_batch_norm
@@ -63,14 +63,14 @@ def graph_costs(gm: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[LayerCos
     """
     if inputs and not len(inputs[0]):
         raise ExampleInputError("The batch of the example inputs is empty; give at least one sample.")
-    with watched_calls(gm) as called:
+    watch = Watch(gm)
+    with watch.listening():
         try:
             with _ChoicesNeedValues():
-                shapes = infer_shapes(gm, inputs, compute=False)
+                shapes = infer_shapes(gm, inputs, compute=False, before=watch.begin)
         except ExampleInputError:  # some module needs values; if it is another failure, it fails again
-            called.clear()
-            shapes = infer_shapes(gm, inputs)
-    return _Accountant(gm, shapes, called, len(inputs[0])).rows()
+            shapes = infer_shapes(gm, inputs, before=watch.begin)
+    return _Accountant(gm, shapes, watch.calls, len(inputs[0])).rows()
 
 
 class _ChoicesNeedValues(TorchFunctionMode):
@@ -88,7 +88,7 @@ class _Accountant:
     """Walks a graph once; a parameter is counted where it is met first."""
 
     def __init__(
-        self, gm: fx.GraphModule, shapes: dict[fx.Node, torch.Size], called: dict[int, list[list[Call]]], batch: int
+        self, gm: fx.GraphModule, shapes: dict[fx.Node, torch.Size], called: dict[fx.Node, list[Call]], batch: int
     ) -> None:
         self._gm, self._shapes, self._called, self._batch = gm, shapes, called, batch
         self._counted: dict[int, object] = {}  # holds what it counted, so that no address is used twice
@@ -98,8 +98,7 @@ class _Accountant:
         for node in self._gm.graph.nodes:
             module = module_of(self._gm, node)
             if module is not None:
-                calls = self._called[id(module)].pop(0)
-                rows += [self._module(call, node if is_layer(module) else None) for call in calls]
+                rows += [self._module(call, node if is_layer(module) else None) for call in self._called[node]]
             elif node.op in ("call_function", "call_method"):
                 rows += self._function(node)
         return rows

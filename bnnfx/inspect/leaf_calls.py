@@ -1,8 +1,7 @@
 """Which layers are called in the modules of a graph, also inside those that stayed whole, and with what shapes."""
 
 import inspect
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -54,42 +53,39 @@ def costs_something(module: nn.Module) -> bool:
     return averages or counts or next(own, None) is not None
 
 
-@contextmanager
-def watched_calls(gm: fx.GraphModule) -> Iterator[dict[int, list[list[Call]]]]:
-    """Record what each module that a graph calls has called: by its identity, a list for each of its calls.
+class Watch:
+    """Records what each module that a graph calls has called, by the node of the call; a layer has called itself."""
 
-    A layer has called itself.
-    """
-    found: dict[int, list[list[Call]]] = defaultdict(list)
-    running: list[int] = []  # modules that the graph calls may call each other
-    called = {id(module): (str(n.target), module) for n in gm.graph.nodes if (module := module_of(gm, n)) is not None}
-    parts = {key: list(_parts(module, target)) for key, (target, module) in called.items()}
-    names = {key: {id(part): name for name, part in listed} for key, listed in parts.items()}
-    watched = {id(part): part for listed in parts.values() for _, part in listed}
+    def __init__(self, gm: fx.GraphModule) -> None:
+        self.calls: dict[fx.Node, list[Call]] = {}
+        self._now: fx.Node | None = None
+        self._parts = {n: list(_parts(m, str(n.target))) for n in gm.graph.nodes if (m := module_of(gm, n)) is not None}
 
-    def begin(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not running:
-            found[id(module)].append([])
-        running.append(id(module))
+    def begin(self, node: fx.Node) -> None:
+        """To be told before a node runs."""
+        self._now, self.calls[node] = node, []
 
-    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        name = names[running[0]].get(id(module))
-        if name is not None:
-            given = inspect.signature(module.forward).bind(*args, **kwargs)  # in the order of forward
-            read = tuple(_shapes((given.args, tuple(given.kwargs.values()))))
-            found[running[0]][-1].append(Call(name, module, read, next(_shapes(output), ())))
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While the graph, or a copy of it, runs."""
+        parts = {id(part): part for parts in self._parts.values() for _, part in parts}
+        hooks = [part.register_forward_hook(self._recorder(part), with_kwargs=True) for part in parts.values()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
-    def end(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        running.pop()
+    def _recorder(self, part: nn.Module) -> Callable[..., None]:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            assert self._now is not None
+            name = next((name for name, other in self._parts[self._now] if other is part), None)
+            if name is not None:
+                given = inspect.signature(part.forward).bind(*args, **kwargs)  # in the order of forward
+                read = tuple(_shapes((given.args, tuple(given.kwargs.values()))))
+                self.calls[self._now].append(Call(name, part, read, next(_shapes(output), ())))
 
-    hooks = [part.register_forward_hook(record, with_kwargs=True) for part in watched.values()]
-    for _, module in called.values():
-        hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end, always_call=True)]
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+        return record
 
 
 def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:

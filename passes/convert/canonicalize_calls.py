@@ -48,6 +48,7 @@ class CanonicalizeCalls(Pass[ConvertContext, fx.Node, Call]):
             self.context.shapes[new] = self.context.shapes[match]
         if match in self.context.ranges:
             self.context.ranges[new] = self.context.ranges[match]
+        new.meta.update(match.meta)
         edit.replace(match, new)
 
     def subject(self, match: fx.Node) -> str:

@@ -130,8 +130,9 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
                 )
         mode = "train" if self.gm.training else "eval"
         return Refusal(
-            f"forward does not call it in the mode that the model was converted in, {mode}()",
-            "let forward call it; or, if it does so in the other mode only, convert the model in that mode",
+            f"forward does not call it in {mode}()",
+            "let forward call it; or, if it does so in the other mode only, move what follows self.training into a "
+            "submodule of its own, or convert the model in that mode",
         )
 
     def _options(self, match: fx.Node) -> dict[str, Any]:
@@ -160,7 +161,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
     def _constant_sign(self, match: fx.Node) -> Refusal | None:
         source = match.all_input_nodes[0]
         value = self._values[source]
-        sign, culprit = value.sign_without_relus, value.culprit_without_relus
+        sign, culprit = value.without_relus.sign, value.without_relus.culprit
         least, most = self.context.ranges.get(source, (math.nan, math.nan))
         activation = self.context.scheme.activation(self._options(match))
         if activation.absorbs_relu and sign is not Sign.UNKNOWN:

@@ -8,13 +8,11 @@ from torch import fx
 from bnnfx.graph import edit
 from bnnfx.graph.context import LowerContext
 from bnnfx.graph.dataflow import is_batch_norm, is_freezable, module_of
-from bnnfx.graph.operators import FUNCTIONAL_BATCH_NORM, call_of, operator_of
+from bnnfx.graph.operators import BATCH_NORM_TENSORS, FUNCTIONAL_BATCH_NORM, call_of, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 from bnnfx.nn.frozen_norm import frozen_batch_norm
-
-_TENSORS = ("running_mean", "running_var", "weight", "bias")
 
 
 class FreezeBatchNorm(Pass[LowerContext, fx.Node, tuple[Any, ...]]):
@@ -36,8 +34,8 @@ class FreezeBatchNorm(Pass[LowerContext, fx.Node, tuple[Any, ...]]):
         """Running statistics are needed: the input, the names of the four tensors or None, and epsilon."""
         if is_freezable(self.gm, match):
             module = module_of(self.gm, match)
-            present = [getattr(module, name) is not None for name in _TENSORS]
-            names = [f"{match.target}.{name}" if has else None for name, has in zip(_TENSORS, present, strict=True)]
+            tensors = {name: getattr(module, name) for name in BATCH_NORM_TENSORS}
+            names = [None if tensor is None else f"{match.target}.{name}" for name, tensor in tensors.items()]
             return (match.all_input_nodes[0], *names, module.eps)  # type: ignore[union-attr]
         if match.op == "call_module":
             return Refusal(
@@ -45,7 +43,7 @@ class FreezeBatchNorm(Pass[LowerContext, fx.Node, tuple[Any, ...]]):
                 "build it with track_running_stats=True before convert",
             )
         call = call_of(self.gm, match)
-        given = [call.get(name) for name in _TENSORS]
+        given = [call.get(name) for name in BATCH_NORM_TENSORS]
         constants = all(value is None or (isinstance(value, fx.Node) and value.op == "get_attr") for value in given)
         if call.get("training", False) is not False or None in given[:2] or not constants:
             return Refusal(

@@ -94,7 +94,7 @@ def test_both_modes(name: str, came_in: bool) -> None:
     torch.manual_seed(0)
     model = Net(INNER[name]()).train(came_in)
     state = copy.deepcopy(model.state_dict())
-    gm, _ = trace(model)
+    gm, *_ = trace(model)
     assert gm.training is came_in
     x = torch.randn(IMAGE)
     for training in (came_in, not came_in, came_in):
@@ -106,7 +106,7 @@ def test_both_modes(name: str, came_in: bool) -> None:
 
 
 def test_subclass_of_a_batch_norm_is_a_batch_norm_and_what_follows() -> None:
-    gm, remarks = trace(Net(NormAct(8)))
+    gm, remarks, _ = trace(Net(NormAct(8)))
     assert type(gm.get_submodule("inner")) is nn.BatchNorm2d and remarks == []
     assert {*gm.state_dict()} == {*Net(NormAct(8)).state_dict()}
 

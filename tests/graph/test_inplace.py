@@ -6,13 +6,25 @@ from collections.abc import Callable
 import pytest
 import torch
 from helpers.graphs import run_pass
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import bnnfx
 from bnnfx import ConversionError
 from bnnfx.frontend.trace import trace
 from bnnfx.passes.convert.functionalize_inplace import FunctionalizeInplace
+
+
+@fx.wrap
+def double_(y: Tensor) -> Tensor:
+    """A user's own function, named like those that write in place."""
+    return y.mul_(2.0)
+
+
+@fx.wrap
+def quietly(y: Tensor) -> None:
+    """A user's own function that writes, and says so nowhere."""
+    y.mul_(2.0)
 
 
 class Unused(nn.Module):
@@ -61,6 +73,11 @@ def test_result_that_is_not_read(write: Callable[[Tensor], object]) -> None:
         (lambda y: y.flatten(2).neg_(), "memory that"),
         (lambda y: y.chunk(2, 1)[0].relu_(), "memory that"),
         (lambda y: y.detach().mul_(2.0), "memory that"),
+        (lambda y: y.to(torch.float32).mul_(2.0), "memory that"),
+        (lambda y: torch.positive(y).mul_(2.0), "memory that"),
+        (lambda y: F.dropout(y, 0.5, training=False).mul_(2.0), "memory that"),
+        (lambda y: double_(y), "no function gives the same"),
+        (lambda y: quietly(y), "gives nothing that is read"),
         (lambda y: y.zero_(), "no function gives the same"),
         (lambda y: y.uniform_(-1, 1), "no function gives the same"),
         (lambda y: operator.setitem(y, (slice(None), 0), 0.0), "no function gives the same"),
@@ -116,6 +133,12 @@ def test_buffers_are_not_written() -> None:
     with pytest.raises(ConversionError, match="'scale', which belongs to the model"):
         trace(model)
     assert model.scale.eq(1).all()
+
+
+def test_copies_are_written_without_harm() -> None:
+    model = Unused(lambda y: y.clone().mul_(2.0)).eval()
+    x = torch.randn(2, 3, 6, 6)
+    assert torch.equal(run_pass(FunctionalizeInplace, model).gm(x), model(x))
 
 
 def test_views_made_behind_the_call_are_fine() -> None:

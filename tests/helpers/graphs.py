@@ -86,7 +86,7 @@ def lowerable(gm: fx.GraphModule) -> fx.GraphModule:
 def run_pass(kind, model, scheme="xnor", config=None, inputs=None) -> Ran:
     """Run the passes of `convert` in front of `kind`, then `kind` alone."""
     chosen, config = get_scheme(scheme), config or Config()
-    gm, leaves = trace(model)
+    gm, leaves, _ = trace(model)
     ranges = {}
     shapes = {} if inputs is None else infer_shapes(gm, inputs, ranges=ranges)
     options = chosen.resolve(config.options)

@@ -17,7 +17,7 @@ from bnnfx.schemes.binaryduo import LayerScaledSign
 
 def trainable(model: nn.Module, seed: int = 0) -> fx.GraphModule:
     """The graph of a model that holds binarizers and binary layers, with batch norms worth splitting, in double."""
-    gm, leaves = trace(model)
+    gm, leaves, _ = trace(model)
     assert not leaves
     scatter(gm, torch.Generator().manual_seed(seed))
     check_contract(gm, Stage.TRAINABLE)
