@@ -17,6 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd as Dropout
 from torch.nn.modules.lazy import LazyModuleMixin as LazyModule
 
 __all__ = [
+    "TRILINEAR",
     "BatchNorm",
     "Dropout",
     "FakeTensorMode",
@@ -46,6 +47,9 @@ __all__ = [
 # NormWithStatistics, which takes in the instance norms.
 
 # LazyModule: what has no weight before its first call; it is documented, under a private module.
+
+TRILINEAR = torch.ops.aten._trilinear
+"""The operator behind `F.bilinear`, which torch's counter of operations does not know."""
 
 
 def overload_of(op: Any) -> tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]:

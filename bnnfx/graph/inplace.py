@@ -123,17 +123,17 @@ def _gives_floats(method: str) -> bool:
 
     A comparison gives bools; `bernoulli` has no gradient, and `bernoulli_` needs none.
     """
-    for operands in range(3):
+    gives_floats = True
+    for operands in ((), (0.5,), (torch.full((1,), 0.5),), (torch.full((1,), 0.5),) * 2):
         try:
-            result = getattr(torch.full((1,), 0.5, requires_grad=True), method)(*[torch.full((1,), 0.5)] * operands)
+            result = getattr(torch.full((1,), 0.5, requires_grad=True), method)(*operands)
             if isinstance(result, Tensor) and result.requires_grad:
                 result.sum().backward()  # type: ignore[no-untyped-call]
         except (TypeError, RuntimeError, ValueError) as error:
-            if "derivative" in str(error):
-                return False
-            continue
-        return not isinstance(result, Tensor) or result.is_floating_point()
-    return True
+            gives_floats &= "derivative" not in str(error)
+        else:
+            gives_floats &= not isinstance(result, Tensor) or result.is_floating_point()
+    return gives_floats
 
 
 def unsafe_writes(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:

@@ -5,6 +5,7 @@ history for people; what a later stage needs of a node is an argument or a buffe
 """
 
 import dataclasses
+import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,14 @@ class Remark:
     layers: tuple[str, ...] = ()
 
 
+class Role(enum.Enum):
+    """What a report says of the layers that it names; `explain` goes by it."""
+
+    DECIDES = "what it refuses stays float"
+    BINARIZES = "what it is applied to is binary, but for the weight where it notes that"
+    FUSES = "what it refuses or notes leaves a node of its own behind a layer"
+
+
 @dataclass
 class PassReport:
     """What one pass did.
@@ -48,6 +57,7 @@ class PassReport:
         refused: the subjects that matched but were left as they are, with the reason.
         notes: what was noticed and needs no rewrite.
         changed: whether graph or modules differ afterwards, as measured by the runner.
+        role: see `Role`; None for a pass that says nothing of the kind.
     """
 
     name: str
@@ -55,6 +65,7 @@ class PassReport:
     refused: list[Remark] = field(default_factory=list)
     notes: list[Remark] = field(default_factory=list)
     changed: bool = False
+    role: Role | None = None
 
 
 @dataclass
