@@ -18,7 +18,7 @@ from bnnfx.frontend.check_values import first_difference
 from bnnfx.frontend.trace import trace, weight_layers
 from bnnfx.graph.context import ConvertContext, LowerContext
 from bnnfx.graph.pass_runner import run_passes
-from bnnfx.graph.record import PassReport, Record, attach, record_of, require_stage
+from bnnfx.graph.record import PassReport, Record, Role, attach, record_of, require_stage
 from bnnfx.graph.shapes import as_tensors, infer_shapes
 from bnnfx.graph.stage import Stage, require_two_levels
 from bnnfx.nn import ActivationBinarizer
@@ -78,7 +78,8 @@ def convert(
         ranges: dict[fx.Node, tuple[float, float]] = {}
         shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs, ranges=ranges)
         layers = weight_layers(model)
-        record = Record(Stage.TRACED, chosen.name, options, [PassReport("Trace", refused=leaves)], layers=layers)
+        trace_report = PassReport("Trace", refused=leaves, role=Role.DECIDES)
+        record = Record(Stage.TRACED, chosen.name, options, [trace_report], layers=layers)
         context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers)
         run_passes(gm, canonicalizing, context, record)
         if example_inputs is None or not check or not _have_values(model, example_inputs):

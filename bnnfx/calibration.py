@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, fx
 
@@ -15,6 +14,7 @@ from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.nn.observer import ChannelStatistics
 from bnnfx.private_interfaces import BatchNorm
+from bnnfx.tables import as_text
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,7 @@ class Observations:
                 ),
                 str(int(seen.zeros.sum())),
             )
-        console = Console(width=110)
-        with console.capture() as capture:
-            console.print(table)
-        return capture.get()
+        return as_text(table)
 
 
 def calibrate(gm: fx.GraphModule, batches: Iterable[Any], *, batch_norm: bool = True) -> Observations:

@@ -17,7 +17,7 @@ from torch.nn.modules.dropout import _DropoutNd as Dropout
 from torch.nn.modules.lazy import LazyModuleMixin as LazyModule
 
 __all__ = [
-    "PRESERVED_ATTRIBUTES",
+    "TRILINEAR",
     "BatchNorm",
     "Dropout",
     "FakeTensorMode",
@@ -48,8 +48,8 @@ __all__ = [
 
 # LazyModule: what has no weight before its first call; it is documented, under a private module.
 
-PRESERVED_ATTRIBUTES = "_user_preserved_attributes"
-"""The key of `GraphModule.meta` whose attributes `deepcopy` sets on the copy; a plain attribute is lost there."""
+TRILINEAR = torch.ops.aten._trilinear
+"""The operator behind `F.bilinear`, which torch's counter of operations does not know."""
 
 
 def overload_of(op: Any) -> tuple[Callable[..., Any], tuple[str, ...], tuple[str, ...]]:

@@ -8,7 +8,7 @@ from helpers.sources import FILES
 
 LAYERS = (
     {"errors", "_torchvision", "private_interfaces", "registry", "source_forms"},
-    {"config", "file_writing", "numerics"},
+    {"config", "file_writing", "numerics", "tables"},
     {"nn", "ops"},
     {"operators_on_demand", "schemes"},
     {"graph"},
@@ -30,7 +30,8 @@ LAYERS = (
 """The parts of the package, from what knows nothing of the others to what knows them all."""
 
 RANK = {part: rank for rank, parts in enumerate(LAYERS) for part in parts}
-EXTRAS = {"torchvision", "openvino", "fast_sugiyama", "font_source_sans_pro", "resvg_py"}  # need not be installed
+EXTRAS = {"torchvision", "openvino", "fast_sugiyama", "font_source_sans_pro", "fontTools", "resvg_py"}
+"""What need not be installed."""
 
 
 def imports(source: str) -> Iterator[tuple[str, bool]]:

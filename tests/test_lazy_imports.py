@@ -12,7 +12,7 @@ from helpers.sources import FILES
 
 import bnnfx
 
-SLOW = ("matplotlib", "networkx", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "rich", "typer")
+SLOW = ("jinja2", "matplotlib", "networkx", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "rich", "typer")
 
 
 def run(code: str, *arguments: object) -> str:

@@ -20,9 +20,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bnnfx.analysis.measured_parameters import binary_layers, current_signs
-from bnnfx.analysis.text import as_text
 from bnnfx.file_writing import write_whole
 from bnnfx.nn import BinaryLayer
+from bnnfx.tables import as_text
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.func import functional_call
 from bnnfx.analysis.discrete_gradient import discrete_gradient
 from bnnfx.analysis.measured_parameters import named_parameters, weights_before_binarizers
 from bnnfx.analysis.replica import replica, same_every_time
-from bnnfx.analysis.text import as_text
+from bnnfx.tables import as_text
 
 CHUNK_BYTES = 2**25  # of activations held for shifted copies: small enough for caches, and many copies at once
 Loss = Callable[..., Tensor]

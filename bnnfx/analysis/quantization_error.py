@@ -17,10 +17,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bnnfx.analysis.measured_parameters import binary_layers, current_signs
-from bnnfx.analysis.text import as_text
 from bnnfx.analysis.weight_histogram import WeightHistogram, histograms
 from bnnfx.nn import BinaryLayer
 from bnnfx.nn.weight import Rotation
+from bnnfx.tables import as_text
 
 GAUSSIAN_COSINE = math.sqrt(2 / math.pi)
 

@@ -11,6 +11,7 @@ from torch import fx, nn
 from bnnfx.errors import ConversionError, first_line
 from bnnfx.frontend.modes import differing_modules, follow_both_modes
 from bnnfx.graph.dataflow import WEIGHT_LAYERS
+from bnnfx.graph.graph_module import BinaryGraphModule
 from bnnfx.graph.inplace import home_of, unsafe_calls, unsafe_writes
 from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
@@ -178,7 +179,7 @@ def _trace(model: nn.Module, leaves: dict[str, _Leaf]) -> fx.GraphModule:
     while True:
         try:
             graph = _Tracer(frozenset(leaves)).trace(model)
-            return fx.GraphModule(model, graph, type(model).__name__)
+            return BinaryGraphModule(model, graph, type(model).__name__)
         except _Untraceable as failure:
             leaves[failure.path] = _Leaf(f"torch.fx cannot trace it: {first_line(failure.cause)}", _NO_DECISIONS)
         except Exception as error:

@@ -119,14 +119,21 @@ def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
 
 @functools.cache
 def _gives_floats(method: str) -> bool:
-    """Whether a method of a float tensor gives floats, as what is written into one is; a comparison gives bools."""
-    for operands in range(3):
+    """Whether a method of a float tensor gives floats, as what is written into one is, and lets gradients pass.
+
+    A comparison gives bools; `bernoulli` has no gradient, and `bernoulli_` needs none.
+    """
+    gives_floats = True
+    for operands in ((), (0.5,), (torch.full((1,), 0.5),), (torch.full((1,), 0.5),) * 2):
         try:
-            result = getattr(torch.ones(1), method)(*[torch.ones(1)] * operands)
-        except (TypeError, RuntimeError, ValueError):
-            continue
-        return not isinstance(result, Tensor) or result.is_floating_point()
-    return True
+            result = getattr(torch.full((1,), 0.5, requires_grad=True), method)(*operands)
+            if isinstance(result, Tensor) and result.requires_grad:
+                result.sum().backward()  # type: ignore[no-untyped-call]
+        except (TypeError, RuntimeError, ValueError) as error:
+            gives_floats &= "derivative" not in str(error)
+        else:
+            gives_floats &= not isinstance(result, Tensor) or result.is_floating_point()
+    return gives_floats
 
 
 def unsafe_writes(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:

@@ -10,7 +10,7 @@ from torch import fx, nn
 
 from bnnfx.errors import ConversionError
 from bnnfx.graph.inplace import must_stay
-from bnnfx.graph.record import PassReport, Record, Refusal, Remark
+from bnnfx.graph.record import PassReport, Record, Refusal, Remark, Role
 from bnnfx.graph.stage import Stage, check_contract
 
 C = TypeVar("C")
@@ -31,16 +31,18 @@ class Pass(ABC, Generic[C, M, P]):
         requires: the stage that the graph is in before.
         ensures: the stage that it is in afterwards.
         after: for a pass of another package, the pass that it follows; ours are ordered in `bnnfx.pipelines`.
+        role: what its report says of layers, for `explain`; see `Role`.
     """
 
     requires: ClassVar[Stage]
     ensures: ClassVar[Stage]
     after: ClassVar["type[Pass[Any, Any, Any]] | None"] = None
+    role: ClassVar[Role | None] = None
 
     def __init__(self, gm: fx.GraphModule, context: C) -> None:
         self.gm = gm
         self.context = context
-        self.report = PassReport(type(self).__name__)
+        self.report = PassReport(type(self).__name__, role=self.role)
 
     @abstractmethod
     def match(self) -> Iterable[M]:

@@ -5,6 +5,7 @@ history for people; what a later stage needs of a node is an argument or a buffe
 """
 
 import dataclasses
+import enum
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,12 @@ from torch import fx
 
 from bnnfx.errors import Refusal as Refusal
 from bnnfx.errors import StageError
-from bnnfx.private_interfaces import PRESERVED_ATTRIBUTES
+from bnnfx.graph.graph_module import BinaryGraphModule
 
 if TYPE_CHECKING:
     from bnnfx.graph.stage import Stage
 
-_KEY = "bnnfx"
-_ATTRIBUTE = "_bnnfx_record"
+_KEY = "record"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,14 @@ class Remark:
     layers: tuple[str, ...] = ()
 
 
+class Role(enum.Enum):
+    """What a report says of the layers that it names; `explain` goes by it."""
+
+    DECIDES = "what it refuses stays float"
+    BINARIZES = "what it is applied to is binary, but for the weight where it notes that"
+    FUSES = "what it refuses or notes leaves a node of its own behind a layer"
+
+
 @dataclass
 class PassReport:
     """What one pass did.
@@ -49,6 +57,7 @@ class PassReport:
         refused: the subjects that matched but were left as they are, with the reason.
         notes: what was noticed and needs no rewrite.
         changed: whether graph or modules differ afterwards, as measured by the runner.
+        role: see `Role`; None for a pass that says nothing of the kind.
     """
 
     name: str
@@ -56,6 +65,7 @@ class PassReport:
     refused: list[Remark] = field(default_factory=list)
     notes: list[Remark] = field(default_factory=list)
     changed: bool = False
+    role: Role | None = None
 
 
 @dataclass
@@ -91,19 +101,14 @@ class Record:
 
 
 def attach(gm: fx.GraphModule, record: Record) -> None:
-    """Store the record where `deepcopy` keeps it (`meta`) and where pickling keeps it (an attribute)."""
-    gm.meta[_KEY] = record
-    # deepcopy restores these attributes, so that a copy can be pickled too
-    gm.meta.setdefault(PRESERVED_ATTRIBUTES, {})[_ATTRIBUTE] = record
-    setattr(gm, _ATTRIBUTE, record)
+    """Store the record where copies and pickles keep it; see `bnnfx.graph.graph_module`."""
+    assert isinstance(gm, BinaryGraphModule)
+    gm.kept[_KEY] = record
 
 
 def record_of(gm: fx.GraphModule) -> Record | None:
     """The record of a graph, or None if it was not made here."""
-    record = gm.meta.get(_KEY) or gm.__dict__.get(_ATTRIBUTE)
-    if record is not None:
-        attach(gm, record)
-    return record
+    return gm.kept.get(_KEY) if isinstance(gm, BinaryGraphModule) else None
 
 
 def require_stage(gm: object, stage: "Stage", function: str) -> Record:

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,13 +15,15 @@ from bnnfx.private_interfaces import FakeTensorMode
 
 
 class _ShapeRecorder(fx.Interpreter):
-    def __init__(self, gm: fx.GraphModule, graph: fx.Graph) -> None:
+    def __init__(self, gm: fx.GraphModule, graph: fx.Graph, before: Callable[[fx.Node], None]) -> None:
         super().__init__(gm, graph=graph)
+        self.before = before
         self.shapes: dict[fx.Node, torch.Size] = {}
         self.ranges: dict[fx.Node, tuple[float, float]] | None = None
         self.extra_traceback = False
 
     def run_node(self, n: fx.Node) -> Any:
+        self.before(n)
         try:
             value = super().run_node(n)
         except Exception as error:
@@ -88,6 +90,7 @@ def infer_shapes(
     *,
     compute: bool = True,
     ranges: dict[fx.Node, tuple[float, float]] | None = None,
+    before: Callable[[fx.Node], None] = lambda node: None,
 ) -> dict[fx.Node, torch.Size]:
     """The shape of every tensor in the graph, in evaluation mode; the graph itself is not changed.
 
@@ -97,6 +100,7 @@ def infer_shapes(
         compute: also compute the values, unless inputs or weights are on the device meta and have none. Without,
             nothing takes time or memory, and a module that asks for a value (`if x.sum() > 0`) fails.
         ranges: where the least and the most of every computed value are put, if given.
+        before: called with every node before it runs.
 
     Raises:
         ExampleInputError: wrong number or shape of inputs, naming the node that fails.
@@ -113,9 +117,11 @@ def infer_shapes(
         raise ExampleInputError(
             f"The model takes {len(names)} input(s) ({', '.join(names)}); example_inputs has {len(example_inputs)}."
         )
-    recorder = _ShapeRecorder(copy.deepcopy(gm).eval(), graph=gm.graph)  # modules may keep what they were called with
+    recorder = _ShapeRecorder(copy.deepcopy(gm).eval(), gm.graph, before)  # modules may keep what they were called with
     recorder.ranges = ranges if compute else None
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
-    with torch.no_grad(), nullcontext() if compute else fakes:
+    # a compiled module takes long for its first run, passes hooks by, and crashes without values
+    eager = torch.compiler.set_stance("force_eager")
+    with torch.no_grad(), eager, nullcontext() if compute else fakes:
         recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
     return recorder.shapes

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from bnnfx.graph.inplace import may_write
-from bnnfx.graph.operators import Call, Kind, Mode, Operator, Sign, call_of, operator_of
+from bnnfx.graph.operators import OPAQUE, Call, Kind, Mode, Operator, Sign, call_of, operator_of
 
 PASSAGES = frozenset({Kind.ELEMENTWISE, Kind.MOVE, Kind.POOL, Kind.RESAMPLE})
 """What values go through and stay themselves, more or less: each depends on one or a few neighbours."""
@@ -106,6 +106,8 @@ def _value(
     row, call = operator_of(gm, node), call_of(gm, node)
     sources = _sources(call, values)
     given = [values[source] for source in sources]
+    if row.axes is not None and given and given[0].axes not in (None, row.axes):
+        row = OPAQUE  # pooling of three axes over one of channels, say
     origins = [value.origin for value in given if value.origin is not None]
     origin = origins[0] if row.kind in _CARRYING and len(set(origins)) == 1 else None
     if row.kind is Kind.MOVE and given and given[0].signs.sign is Sign.BOTH:

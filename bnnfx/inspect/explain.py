@@ -4,26 +4,19 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from torch import fx
 
 from bnnfx.errors import StageError
 from bnnfx.graph.dataflow import packed_op, weight_bits
-from bnnfx.graph.record import PassReport, Record, Remark, record_of
+from bnnfx.graph.record import PassReport, Record, Remark, Role, record_of
 from bnnfx.graph.stage import Stage
-from bnnfx.passes.convert.binarize_layers import BinarizeLayers
-from bnnfx.passes.convert.select_layers import SelectLayers
-from bnnfx.passes.lower.fold_batchnorm_to_affine import FoldBatchNormToAffine
-from bnnfx.passes.lower.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
 from bnnfx.runtime.library import has_kernel
+from bnnfx.tables import as_markdown, as_text
 
 _WIDTH = 120  # of tables that do not go to a terminal
-_DECIDING = ("Trace", SelectLayers.__name__)
-"""Whose refusals say why a layer stays float."""
-_FUSING = (FoldBatchNormToAffine.__name__, FuseEpilogueIntoConvolution.__name__)
-"""Whose refusals and notes say what stays a node of its own behind a layer."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +39,10 @@ class Finding:
     def of(cls, report: PassReport, remark: Remark) -> "Finding":
         """A remark of a pass."""
         return cls(report.name, remark.subject, remark.reason, remark.remedy)
+
+    def __str__(self) -> str:
+        """The reason, and what would change it."""
+        return f"{self.reason}." + (f" To change it: {self.remedy}." if self.remedy else "")
 
 
 @dataclass(frozen=True)
@@ -123,8 +120,8 @@ class Explanation:
 
     def to_markdown(self) -> str:
         """Both tables in GitHub's Markdown."""
-        lines = [f"{self._title()}.", "", *_markdown(_LAYER_COLUMNS, map(_layer_row, self.layers))]
-        return "\n".join([*lines, "", *_markdown(_PASS_COLUMNS, self._pass_rows())]) + "\n"
+        layers = as_markdown(_LAYER_COLUMNS, map(_layer_row, self.layers))
+        return f"{self._title()}.\n\n{layers}\n\n{as_markdown(_PASS_COLUMNS, self._pass_rows())}\n"
 
     def __rich__(self) -> RenderableType:
         """Both tables, as rich renders them."""
@@ -133,10 +130,7 @@ class Explanation:
 
     def __str__(self) -> str:
         """Both tables as text."""
-        console = Console(width=_WIDTH, color_system=None)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return as_text(self, width=_WIDTH)
 
     def _pass_rows(self) -> list[tuple[str, ...]]:
         """The log; a remedy that the table of layers gives already is not repeated."""
@@ -144,7 +138,7 @@ class Explanation:
         rows: list[tuple[str, ...]] = []
         for log in self.passes:
             findings = (*log.refused, *log.notes)
-            said = [f"{f.subject}: {f'{f.reason}.' if f in given else _sentence(f)}" for f in findings]
+            said = [f"{f.subject}: {f'{f.reason}.' if f in given else f}" for f in findings]
             rows.append((log.name, _mark(log.changed), ", ".join(log.applied), "\n".join(said)))
         return rows
 
@@ -210,20 +204,20 @@ def _operators(gm: fx.GraphModule, record: Record) -> dict[str, tuple[str, ...]]
 
 
 def _explain_layer(name: str, kind: str, record: Record, operators: tuple[str, ...]) -> LayerExplanation:
-    findings = [
-        Finding.of(report, remark)
+    said = [
+        (report.role, Finding.of(report, remark))
         for report in record.reports
         for remark in (*report.refused, *report.notes)
         if name in (remark.subject, *remark.layers)
     ]
-    findings.sort(key=lambda finding: finding.by not in _DECIDING)  # stable: the passes' order stays
+    said.sort(key=lambda pair: pair[0] is not Role.DECIDES)  # stable: the passes' order stays
     binarized = any(
         name in report.applied and name not in (remark.subject for remark in report.notes)  # its weight stayed float
         for report in record.reports
-        if report.name == BinarizeLayers.__name__
+        if report.role is Role.BINARIZES
     )
     lowered = record.stage is Stage.PACKED
-    left = any(finding.by in _FUSING for finding in findings)
+    left = any(role is Role.FUSES for role, _ in said)
     return LayerExplanation(
         name,
         kind,
@@ -232,7 +226,7 @@ def _explain_layer(name: str, kind: str, record: Record, operators: tuple[str, .
         not left if operators else None,
         operators,
         _kernels(operators) if operators else None,
-        tuple(findings),
+        tuple(finding for _, finding in said),
     )
 
 
@@ -257,16 +251,12 @@ _PASS_COLUMNS = ("pass", "changed", "applied to", "refused and noted")
 
 def _layer_row(layer: LayerExplanation) -> tuple[str, ...]:
     marks = (layer.binarized, layer.packed, layer.fused, layer.kernel)
-    said = [*layer.operators, *map(_sentence, layer.findings)]
+    said = [*layer.operators, *map(str, layer.findings)]
     return (layer.name, layer.kind, *map(_mark, marks), "\n".join(said))
 
 
 def _mark(value: bool | None) -> str:
     return {True: "yes", False: "no", None: "-"}[value]
-
-
-def _sentence(finding: Finding) -> str:
-    return f"{finding.reason}." + (f" To change it: {finding.remedy}." if finding.remedy else "")
 
 
 def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
@@ -276,8 +266,3 @@ def _table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
     for row in rows:
         table.add_row(*map(Text, row))
     return table
-
-
-def _markdown(columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    cells = [[cell.replace("|", "\\|").replace("\n", "<br>") for cell in row] for row in rows]
-    return [f"| {' | '.join(row)} |" for row in (columns, ("---",) * len(columns), *cells)]

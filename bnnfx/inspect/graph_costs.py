@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from bnnfx.backends.onnx.packed_maps import packed_channels
 from bnnfx.errors import ConversionError, ExampleInputError
@@ -24,14 +25,14 @@ from bnnfx.graph.dataflow import (
 from bnnfx.graph.operators import Kind, operator_of, operator_of_type
 from bnnfx.graph.shapes import infer_shapes
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
+from bnnfx.inspect.function_macs import function_macs
 from bnnfx.inspect.leaf_calls import (
     WHOLE,
     Call,
     Shape,
-    costs_something,
+    Watch,
     is_batch_norm_module,
     is_layer,
-    watched_leaves,
 )
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.frozen_norm import frozen_batch_norm
@@ -62,34 +63,42 @@ def graph_costs(gm: fx.GraphModule, inputs: tuple[Tensor, ...]) -> list[LayerCos
     """
     if inputs and not len(inputs[0]):
         raise ExampleInputError("The batch of the example inputs is empty; give at least one sample.")
-    with watched_leaves(gm) as leaves:
+    watch = Watch(gm)
+    with watch.listening():
         try:
-            shapes = infer_shapes(gm, inputs, compute=False)
+            with _ChoicesNeedValues():
+                shapes = infer_shapes(gm, inputs, compute=False, before=watch.begin)
         except ExampleInputError:  # some module needs values; if it is another failure, it fails again
-            leaves.clear()
-            shapes = infer_shapes(gm, inputs)
-    return _Accountant(gm, shapes, leaves, len(inputs[0])).rows()
+            shapes = infer_shapes(gm, inputs, before=watch.begin)
+    return _Accountant(gm, shapes, watch.calls, len(inputs[0])).rows()
+
+
+class _ChoicesNeedValues(TorchFunctionMode):
+    """Refuses operators that, without values, would take every branch."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.ops.higher_order.cond, torch.ops.higher_order.while_loop):
+            raise RuntimeError(f"{func} needs values")
+        return func(*args, **(kwargs or {}))
 
 
 class _Accountant:
     """Walks a graph once; a parameter is counted where it is met first."""
 
     def __init__(
-        self, gm: fx.GraphModule, shapes: dict[fx.Node, torch.Size], leaves: dict[int, list[list[Call]]], batch: int
+        self, gm: fx.GraphModule, shapes: dict[fx.Node, torch.Size], called: dict[fx.Node, list[Call]], batch: int
     ) -> None:
-        self._gm, self._shapes, self._leaves, self._batch = gm, shapes, leaves, batch
+        self._gm, self._shapes, self._called, self._batch = gm, shapes, called, batch
         self._counted: dict[int, object] = {}  # holds what it counted, so that no address is used twice
 
     def rows(self) -> list[LayerCost]:
         rows: list[LayerCost] = []
         for node in self._gm.graph.nodes:
             module = module_of(self._gm, node)
-            if module is not None and not is_layer(module):
-                rows += [self._module(call) for call in self._leaves[id(module)].pop(0)]
-            elif module is not None:
-                call = Call(str(node.target), module, self._shapes_in(node), tuple(self._shapes.get(node, ())))
-                if costs_something(module):
-                    rows.append(self._module(call, node))
+            if module is not None:
+                rows += [self._module(call, node if is_layer(module) else None) for call in self._called[node]]
             elif node.op in ("call_function", "call_method"):
                 rows += self._function(node)
         return rows
@@ -143,13 +152,10 @@ class _Accountant:
         operands, constants = None, sum(tensor.numel() for tensor in self._new_constants(node))
         if calls(node, frozen_batch_norm) or calls(node, F.batch_norm):
             cost = _batch_norm(x[1] if constants else 0)
-        elif (weight := self._weight_of(node)) is not None:
-            operands = Operands(None, _levels(self._gm, node.all_input_nodes[0]))
-            # a transposed convolution multiplies every input by each weight, the others every output
-            transposed = operator_of(self._gm, node).transposed
-            width = self._shapes[weight][1 if operator_of(self._gm, node).multiplies else 0]
-            total = prod(x if transposed else y) // width * self._shapes[weight].numel()
-            cost = Cost.sum((operands.macs(self._per_sample(total, node)), _floats(constants)))
+        elif (factors := self._factors(node)) and (macs := function_macs(node, self._shapes)) is not None:
+            data = next(filter(depends_on_input, factors), factors[0])
+            x, operands = tuple(self._shapes[data]), Operands(None, _levels(self._gm, data))
+            cost = Cost.sum((operands.macs(self._per_sample(macs, node)), _floats(constants)))
         else:
             cost = Cost(other_parameters=constants, packed_bytes=_FLOAT_BYTES * constants)
         kind = str(getattr(node.target, "__name__", node.target))
@@ -211,15 +217,13 @@ class _Accountant:
     def _shape_in(self, node: fx.Node) -> Shape:
         return next(iter(self._shapes_in(node)), ())
 
-    def _weight_of(self, node: fx.Node) -> fx.Node | None:
-        """The weight of a convolution or linear layer that is called as a function."""
+    def _factors(self, node: fx.Node) -> list[fx.Node]:
+        """What a layer that is called as a function multiplies; nothing if it is no layer, but a product of values."""
         row = operator_of(self._gm, node)
-        if not row.multiplies and not (row.kind is Kind.LAYER and node.op == "call_function"):
-            return None
-        weight = node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
-        if not isinstance(weight, fx.Node) or (row.multiplies and depends_on_input(weight)):
-            return None  # a product of two activations
-        return weight
+        if row.multiplies:
+            factors = node.all_input_nodes[-2:]  # what is added stands in front
+            return [] if all(map(depends_on_input, factors)) else factors
+        return node.all_input_nodes if row.kind is Kind.LAYER and node.op == "call_function" else []
 
 
 def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:

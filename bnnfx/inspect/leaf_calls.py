@@ -1,20 +1,19 @@
-"""Which layers are called inside modules that stay whole in a graph, and with what shapes."""
+"""Which layers are called in the modules of a graph, also inside those that stayed whole, and with what shapes."""
 
-from collections import defaultdict
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_of
 from bnnfx.graph.operators import operator_of_module
 from bnnfx.nn import ActivationBinarizer
 
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
-WHOLE = "model"
+WHOLE = "(the model)"
 """Name of a model that is one leaf altogether."""
 
 Shape = tuple[int, ...]
@@ -41,9 +40,9 @@ def is_batch_norm_module(module: nn.Module) -> bool:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether a module is one thing to count; what a user wrote is looked into."""
+    """Whether a module is one thing to count; what a user wrote, or torch of other modules, is looked into."""
     ours = isinstance(module, (*WEIGHT_LAYERS, ActivationBinarizer)) or is_batch_norm_module(module)
-    return ours or (type(module).__module__.startswith("torch.") and not isinstance(module, _CONTAINERS))
+    return ours or (type(module).__module__.startswith("torch.") and next(module.children(), None) is None)
 
 
 def costs_something(module: nn.Module) -> bool:
@@ -54,42 +53,56 @@ def costs_something(module: nn.Module) -> bool:
     return averages or counts or next(own, None) is not None
 
 
-@contextmanager
-def watched_leaves(gm: fx.GraphModule) -> Iterator[dict[int, list[list[Call]]]]:
-    """Record what is called inside modules that stayed whole: by their identity, a list for each of their calls."""
-    found: dict[int, list[list[Call]]] = defaultdict(list)
-    hooks = []
-    leaves = {id(module): (str(n.target), module) for n in gm.graph.nodes if (module := module_of(gm, n)) is not None}
-    for key, (target, leaf) in leaves.items():
-        if is_layer(leaf):
-            continue
-        hooks.append(leaf.register_forward_pre_hook(lambda module, args, key=key: found[key].append([])))
-        for name, module in _parts(leaf, "" if target == WHOLE else target):
-            hooks.append(module.register_forward_hook(_recorder(found, key, name), with_kwargs=True))
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+class Watch:
+    """Records what each module that a graph calls has called, by the node of the call; a layer has called itself."""
+
+    def __init__(self, gm: fx.GraphModule) -> None:
+        self.calls: dict[fx.Node, list[Call]] = {}
+        self._now: fx.Node | None = None
+        self._parts = {n: list(_parts(m, str(n.target))) for n in gm.graph.nodes if (m := module_of(gm, n)) is not None}
+
+    def begin(self, node: fx.Node) -> None:
+        """To be told before a node runs."""
+        self._now, self.calls[node] = node, []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While the graph, or a copy of it, runs."""
+        parts = {id(part): part for parts in self._parts.values() for _, part in parts}
+        hooks = [part.register_forward_hook(self._recorder(part), with_kwargs=True) for part in parts.values()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _recorder(self, part: nn.Module) -> Callable[..., None]:
+        def record(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            assert self._now is not None
+            name = next((name for name, other in self._parts[self._now] if other is part), None)
+            if name is not None:
+                given = inspect.signature(part.forward).bind(*args, **kwargs)  # in the order of forward
+                read = tuple(_shapes((given.args, tuple(given.kwargs.values()))))
+                self.calls[self._now].append(Call(name, part, read, next(_shapes(output), ())))
+
+        return record
 
 
 def _parts(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """The modules to count in a leaf, itself first."""
+    """The modules to count in one that a graph calls, itself first; TorchScript takes no hooks."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return
     if costs_something(module):
         yield name, module
     if not is_layer(module):
         for child, part in module.named_children():
-            yield from _parts(part, f"{name}.{child}".removeprefix("."))
+            yield from _parts(part, child if name == WHOLE else f"{name}.{child}")
 
 
-def _recorder(found: dict[int, list[list[Call]]], key: int, name: str) -> Callable[..., None]:
-    def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        found[key][-1].append(Call(name, module, _shapes((*args, *kwargs.values())), next(iter(_shapes(output)), ())))
-
-    return record
-
-
-def _shapes(value: Any) -> tuple[Shape, ...]:
-    """Of a tensor, or of the tensors of several values."""
-    values = value if isinstance(value, tuple | list) else (value,)
-    return tuple(tuple(x.shape) for x in values if isinstance(x, Tensor))
+def _shapes(value: Any) -> Iterator[Shape]:
+    """Of all tensors in a value."""
+    if isinstance(value, Tensor):
+        yield tuple(value.shape)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _shapes(part)

@@ -17,6 +17,7 @@ from bnnfx.graph.stage import Stage
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, BINARY_MACS_PER_FLOP, FLOAT_BITS, Cost, LayerCost
 from bnnfx.inspect.file_costs import file_costs
 from bnnfx.inspect.graph_costs import as_graph, graph_costs
+from bnnfx.tables import as_markdown, as_text
 
 _WORDS = ("layer", "kind", "weight x activation", "input", "output")
 _FIGURES = ("1-bit", "float", "Mbit", "binary MACs", "float MACs", "FLOPs", "packed bytes")
@@ -78,11 +79,10 @@ class Summary:
 
     def to_markdown(self) -> str:
         """The table in Markdown, with exact numbers."""
-        rules = (*["---"] * len(_WORDS), *["---:"] * len(_FIGURES))
         rows = [(*_words(layer), *_figures(layer.cost, exact=True)) for layer in self.layers]
         total = ("total", *[""] * (len(_WORDS) - 1), *_figures(self.totals, exact=True))
-        table = [f"| {' | '.join(cells)} |" for cells in ((*_WORDS, *_FIGURES), rules, *rows, total)]
-        return "\n".join([f"**{self.title}**", "", *table, "", *(f"* {note}" for note in self.notes())]) + "\n"
+        table = as_markdown((*_WORDS, *_FIGURES), [*rows, total], numbers=len(_FIGURES))
+        return "\n".join([f"**{self.title}**", "", table, "", *(f"* {note}" for note in self.notes())]) + "\n"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """The table for a terminal: with fewer columns, and what describes a layer in one of them, if it is narrow."""
@@ -105,10 +105,7 @@ class Summary:
         yield from map(Text, self.notes())
 
     def __str__(self) -> str:
-        console = Console(width=_TEXT_WIDTH)
-        with console.capture() as capture:
-            console.print(self)
-        return capture.get()
+        return as_text(self, width=_TEXT_WIDTH)
 
 
 def summary(model: nn.Module | str | Path, example_inputs: tuple[Any, ...] | None = None) -> Summary:
@@ -116,7 +113,8 @@ def summary(model: nn.Module | str | Path, example_inputs: tuple[Any, ...] | Non
 
     What is counted is what runs in evaluation. A layer that is called twice has two rows: its parameters count at the
     first, its operations at both. Nothing is computed, only shapes, unless a module asks for values. In what cannot be
-    traced, layers are found but not functions: `F.conv2d` there has no row.
+    traced, layers are found but not functions: `F.conv2d` there has no row, and neither has what TorchScript compiled.
+    Of branches, those that the inputs take are counted.
 
     Args:
         model: a float module, a trainable graph, a packed graph, or the path of an ONNX file.

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 from torch import fx
 
 from bnnfx.graph.shapes import as_tensors
 from bnnfx.inspect.bit_trace import Bits, BitTrace, trace_bits
+from bnnfx.tables import as_text
 
 Model = fx.GraphModule | str | Path
 
@@ -109,10 +109,7 @@ class Verification:
             if node.differing:
                 counts = (str(node.total), str(node.differing), str(node.unexplained))
                 table.add_row(node.name, *counts, f"{node.margin:.1e}")
-        console = Console(width=110)
-        with console.capture() as capture:
-            console.print(table)
-        return "\n".join(lines) + "\n" + capture.get()
+        return "\n".join([*lines, as_text(table)])
 
 
 def verify(gm: Model, other: Model, inputs: tuple[Any, ...], *, kernels: bool = True) -> Verification:

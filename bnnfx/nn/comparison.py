@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
+from bnnfx.nn.one_node import one_node
 
+
+@one_node
 def compare(x: Tensor, threshold: Tensor, low: float, high: float) -> Tensor:
     """`high` where x >= threshold, which broadcasts to it, else `low`; NaN gives `low`.
 

@@ -3,7 +3,10 @@
 from torch import Tensor
 from torch.nn import functional as F
 
+from bnnfx.nn.one_node import one_node
 
+
+@one_node
 def frozen_batch_norm(
     x: Tensor, mean: Tensor, var: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float
 ) -> Tensor:

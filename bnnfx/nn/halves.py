@@ -8,10 +8,13 @@ activation becomes is a pair of binary ones; both have v as the mean of their ha
 import torch
 from torch import Tensor
 
+from bnnfx.nn.one_node import one_node
+
 SHIFT = 0.25
 """How far the halves are from the map that they stand for. Source: BinaryDuo (arXiv 2002.06517), the authors' code."""
 
 
+@one_node
 def shift_halves(x: Tensor, shift: float, axis: int = 1) -> Tensor:
     """Subtract `shift` from the first half of the channels and add it to the second: the shape stays.
 
@@ -23,6 +26,7 @@ def shift_halves(x: Tensor, shift: float, axis: int = 1) -> Tensor:
     return x + shifts.reshape(-1, *(1,) * (x.ndim - 1 - axis % x.ndim))
 
 
+@one_node
 def mean_of_halves(x: Tensor, axis: int = 1) -> Tensor:
     """The map that two halves stand for: `[N, 2 C, ...]` to `[N, C, ...]`.
 
@@ -32,6 +36,7 @@ def mean_of_halves(x: Tensor, axis: int = 1) -> Tensor:
     return torch.unflatten(x, axis, (2, -1)).mean(axis)
 
 
+@one_node
 def halves_by_group(x: Tensor, groups: int) -> Tensor:
     """Reorder `[N, 2 C, ...]` for a grouped layer, which wants both halves of a group's channels side by side.
 

@@ -9,6 +9,7 @@ from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import drops, module_of, sole_user
 from bnnfx.graph.operators import Mode, operator_of
 from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.record import Role
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import BINARY_LAYERS, BinaryLayer
 
@@ -24,6 +25,7 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node, None]):
 
     requires = Stage.CANONICAL
     ensures = Stage.TRAINABLE
+    role = Role.BINARIZES
 
     def match(self) -> Iterator[fx.Node]:
         """Every call of a selected layer."""

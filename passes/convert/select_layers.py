@@ -13,7 +13,7 @@ from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, depends_on_input, is_add, is_kind, module_calls, module_of
 from bnnfx.graph.operators import Kind, Sign, operator_of
 from bnnfx.graph.pass_runner import Pass
-from bnnfx.graph.record import Refusal, Remark
+from bnnfx.graph.record import Refusal, Remark, Role
 from bnnfx.graph.stage import Stage
 from bnnfx.graph.value_flow import follow_values
 from bnnfx.nn import BINARY_LAYERS, layer_kind
@@ -29,6 +29,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
 
     requires = Stage.CANONICAL
     ensures = Stage.CANONICAL
+    role = Role.DECIDES
 
     def __init__(self, gm: fx.GraphModule, context: ConvertContext) -> None:
         super().__init__(gm, context)

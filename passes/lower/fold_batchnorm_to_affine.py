@@ -10,7 +10,7 @@ from bnnfx.graph.chain import CONVOLUTION, is_per_channel
 from bnnfx.graph.context import LowerContext
 from bnnfx.graph.dataflow import calls, constant, is_view, module_of, sole_user
 from bnnfx.graph.pass_runner import Pass
-from bnnfx.graph.record import Refusal
+from bnnfx.graph.record import Refusal, Role
 from bnnfx.graph.stage import Stage
 from bnnfx.ops.steps import step_of, with_shifts
 
@@ -25,6 +25,7 @@ class FoldBatchNormToAffine(Pass[LowerContext, fx.Node, tuple[fx.Node, Affine]])
 
     requires = Stage.PACKED
     ensures = Stage.PACKED
+    role = Role.FUSES
 
     def match(self) -> Iterator[fx.Node]:
         """Batch norms that read a packed convolution (behind a linear layer: its flattened result)."""

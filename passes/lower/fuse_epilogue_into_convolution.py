@@ -13,7 +13,7 @@ from bnnfx.graph.channels_last import TO_NCHW, TO_NHWC, permute, permutes
 from bnnfx.graph.context import LowerContext
 from bnnfx.graph.dataflow import calls, constant, depends_on_input, is_add, is_view, module_of, sole_user
 from bnnfx.graph.pass_runner import Pass
-from bnnfx.graph.record import Refusal
+from bnnfx.graph.record import Refusal, Role
 from bnnfx.graph.stage import Stage
 from bnnfx.ops.epilogue import Epilogue
 from bnnfx.ops.fused_conv2d import FUSED_CONV2D, NOTHING
@@ -62,6 +62,7 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, fx.Node, Fusion]):
 
     requires = Stage.PACKED
     ensures = Stage.PACKED
+    role = Role.FUSES
 
     def match(self) -> Iterator[fx.Node]:
         """Every convolution that still gives floats."""

@@ -13,7 +13,7 @@ from bnnfx.graph.affine import affine_of
 from bnnfx.graph.chain import PACK
 from bnnfx.graph.channels_last import TO_NCHW, TO_NHWC, permute, permutes
 from bnnfx.graph.context import LowerContext
-from bnnfx.graph.dataflow import calls, constant, module_of, packed_op, sole_user
+from bnnfx.graph.dataflow import calls, constant, is_view, module_of, packed_op, sole_user
 from bnnfx.graph.operators import Kind, Mode, call_of, is_opaque, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
@@ -52,6 +52,14 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
 
     requires = Stage.PACKED
     ensures = Stage.PACKED
+
+    def __init__(self, gm: fx.GraphModule, context: LowerContext) -> None:
+        super().__init__(gm, context)
+        self._viewed: set[fx.Node] = set()
+        """What leads to such a reader: float layers keep the order in memory that they are given."""
+        for node in reversed(gm.graph.nodes):
+            if self._may_view(node) or (packed_op(node) is None and not self._viewed.isdisjoint(node.users)):
+                self._viewed.add(node)
 
     def match(self) -> Iterator[Border]:
         """Every reader of a permuted stream: as long as something moves; then where regions begin; what is left."""
@@ -131,8 +139,8 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
             return self._mean
         if calls(reader, torch.flatten) and reader.args[1:] in ((1,), (1, -1)) and shape is not None:
             return self._read_stream if shape[2:] == (1, 1) else None
-        if isinstance(module, nn.Conv2d):
-            return self._matrix_product if _is_pointwise(module) else None
+        if isinstance(module, nn.Conv2d) and _is_pointwise(module):
+            return self._matrix_product
         row = operator_of(self.gm, reader)
         alone = reader.all_input_nodes == [source]
         if (
@@ -148,11 +156,14 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
             return self._move
         if calls(reader, torch.cat) and all(permutes(part, TO_NCHW) for part in reader.all_input_nodes):
             return self._move if _dims(reader) == 1 and len(shape or ()) == 4 else None
-        return None
+        return self._lay_out if reader in self._viewed else None
 
     def _may_view(self, reader: fx.Node) -> bool:
-        """Whether nothing is known of a reader, so that it may read the memory of a map as it lies there."""
-        return is_opaque(operator_of(self.gm, reader)) and reader.op != "output" and not _is_ours(reader)
+        """Whether a reader may read the memory of a map as it lies there: of what is not known, anything may be."""
+        row = operator_of(self.gm, reader)
+        moves = row.kind is Kind.MOVE and not is_view(reader) and not permutes(reader, TO_NHWC)
+        unknown = is_opaque(row) and reader.op != "output" and not _is_ours(reader)
+        return unknown or row.axes not in (None, 4) or (moves and reader.op == "call_method")
 
     def _lay_out(self, border: Border) -> None:
         """Put a map in the order of its axes; what was traced reads one that is so."""

@@ -289,7 +289,8 @@ _CLAMPS = (torch.clamp, torch.clip, torch.clamp_min, Tensor.clamp, Tensor.clip, 
 def _is_relu(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if func in _CLAMPS:
         low, high = (*args[1:], *([None] * (3 - len(args))))
-        return kwargs.get("min", low) == 0 and kwargs.get("max", high) is None
+        low, high = kwargs.get("min", low), kwargs.get("max", high)
+        return isinstance(low, int | float) and low == 0 and high is None
     return func in _RELUS
 
 

@@ -16,7 +16,9 @@ import bnnfx
 from bnnfx._torchvision import import_torchvision
 from bnnfx.api import split_if_ternary
 from bnnfx.frontend.trace import trace
-from bnnfx.inspect.drawing.geometry import FONT, Box, width_of
+from bnnfx.inspect.drawing import font
+from bnnfx.inspect.drawing.font import FONT, width_of
+from bnnfx.inspect.drawing.geometry import A4, Box
 from bnnfx.inspect.drawing.graph_view import GraphView, view
 from bnnfx.inspect.drawing.layout import Layout, layout
 from bnnfx.inspect.drawing.layout_layers import layers_of
@@ -321,6 +323,18 @@ def test_ids_classes_and_data():
     assert all(name.startswith("before-") for name in by_id)
 
 
+def test_a_narrow_picture_has_room_for_its_header():
+    model = models.Residual()
+    seen = view(bnnfx.lower(bnnfx.convert(model, "bireal"), model.inputs()))
+    for title in (seen.title, 30 * "Model"):
+        root = svg_of(dataclasses.replace(seen, title=title))
+        width = float(root.get("viewBox").split()[2])
+        texts = {text.text: float(text.get("x")) for text in root.find(f"{SVG}g").iter(f"{SVG}text")}
+        assert {title, "packed operator", "bits"} <= texts.keys()
+        assert width >= max(x + width_of(text) for text, x in texts.items())
+        assert float(root.get("width").removesuffix("pt")) == pytest.approx(min(width, A4[0]), abs=0.01)
+
+
 def test_stylesheet_reaches_every_class():
     used = {name for group in svg_of(view(models.Chain())).iter() for name in group.get("class", "").split()}
     styled = set(re.findall(r"\.([a-z][a-z-]*)", STYLESHEET))
@@ -384,8 +398,12 @@ def test_failure_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old" and len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize(("module", "suffix"), [("fast_sugiyama", ".svg"), ("resvg_py", ".png")])
+@pytest.mark.parametrize(
+    ("module", "suffix"),
+    [("fast_sugiyama", ".svg"), ("resvg_py", ".png"), ("font_source_sans_pro", ".svg"), ("fontTools.ttLib", ".svg")],
+)
 def test_missing_extra_is_named(tmp_path, monkeypatch, module, suffix):
+    font._advances.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(bnnfx.BnnfxError, match=re.escape("pip install 'bnnfx[draw]'")):
         bnnfx.draw(models.Chain(), Path(tmp_path) / f"picture{suffix}")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.models import Chain, Model, Residual, SharedLayer, conv3x3
+from helpers.plugins import install
 from helpers.refusals import ALL, CASES, STOPPING, Case, One
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -279,6 +280,59 @@ def test_copies_keep_it(copied: Callable[[Any], Any], lowered: bool) -> None:
     gm = bnnfx.convert(model, "bireal")
     gm = bnnfx.lower(gm, model.inputs()) if lowered else gm
     assert bnnfx.explain(copied(gm)) == bnnfx.explain(gm)
+
+
+# --- passes of other packages ---
+
+
+THEIRS = """
+from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.record import Refusal, Role
+from bnnfx.passes.convert.binarize_layers import BinarizeLayers
+from bnnfx.passes.convert.canonicalize_calls import CanonicalizeCalls
+from bnnfx.passes.convert.insert_batchnorm import InsertBatchNorm
+from bnnfx.passes.lower.keep_channels_last import KeepChannelsLast
+
+class Says(Pass):
+    subjects, binarizes = (), False
+    def __init_subclass__(cls):
+        cls.requires = cls.ensures = cls.after.ensures
+    def match(self):
+        return self.subjects
+    def allowed(self, match):
+        return None if self.binarizes else Refusal(f"{type(self).__name__} says so", "ask it")
+    def rewrite(self, match, plan):
+        pass
+    def subject(self, match):
+        return match
+
+class Remarks(Says):
+    after, subjects = CanonicalizeCalls, ("fc2", "conv2")
+
+class Decides(Says):
+    after, subjects, role = InsertBatchNorm, ("fc2",), Role.DECIDES
+
+class Binarizes(Says):
+    after, subjects, role, binarizes = BinarizeLayers, ("fc2",), Role.BINARIZES, True
+
+class Fuses(Says):
+    after, subjects, role = KeepChannelsLast, ("conv1",), Role.FUSES
+"""
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda gm: pickle.loads(pickle.dumps(gm))])
+def test_roles_of_passes_of_other_packages(copied: Callable[[Any], Any], monkeypatch, tmp_path) -> None:
+    """A pass says itself whether what it refuses stays float or is left behind a layer."""
+    model = Chain()
+    ours = bnnfx.explain(bnnfx.lower(bnnfx.convert(model, "xnor"), model.inputs()))
+    entries = {name.lower(): f"theirs:{name}" for name in ("Remarks", "Decides", "Binarizes", "Fuses")}
+    install(monkeypatch, tmp_path, "theirs", "bnnfx.passes", entries, THEIRS)
+    both = bnnfx.explain(copied(bnnfx.lower(bnnfx.convert(model, "xnor"), model.inputs())))
+    assert [finding.by for finding in ours["fc2"].findings] == ["SelectLayers"]
+    assert [finding.by for finding in both["fc2"].findings] == ["SelectLayers", "Decides", "Remarks"]
+    assert (ours["fc2"].binarized, both["fc2"].binarized) == (False, True)
+    assert (ours["conv1"].fused, both["conv1"].fused) == (True, False)
+    assert both["conv2"].fused and both["conv2"].findings[0].by == "Remarks"
 
 
 def test_missing_library_leaves_the_kernel_open(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

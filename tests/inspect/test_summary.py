@@ -325,6 +325,35 @@ def test_functions_with_parameters_and_other_layers():
     assert summary.totals.float_parameters == 162 + 72 + 6 + 30 + 35 + 7 + 42 + 2
 
 
+FUNCTIONS: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], tuple[int, ...], int]] = {
+    "grouped": (lambda x, w: F.conv1d(x, w, groups=2, padding=1), (4, 3, 3), 8 * 4 * 9),
+    "transposed": (lambda x, w: F.conv_transpose1d(x, w, stride=2, groups=2), (6, 2, 3), 8 * 6 * 6),
+    "linear": (F.linear, (4, 8), 6 * 4 * 8),
+    "weight in front": (lambda x, w: w @ x, (4, 6), 4 * 6 * 8),
+    "vector": (lambda x, w: x @ w, (8,), 6 * 8),
+    "einsum": (lambda x, w: torch.einsum("ncl,oc->nlo", x, w), (4, 6), 8 * 4 * 6),
+    "added": (lambda x, w: torch.addmm(x[:, 1, :4], x[:, 0], w), (8, 4), 8 * 4),
+    "bilinear": (lambda x, w: F.bilinear(x, x + 1, w), (3, 8, 8), 6 * 3 * (8 * 8 + 8)),
+}
+"""Of a sequence `[N, 6, 8]` and a weight: the function, the shape of the weight, and what one sample takes."""
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_macs_of_functions(name):
+    class Calls(nn.Module):
+        def __init__(self, call, shape):
+            super().__init__()
+            self.weight, self.call = nn.Parameter(torch.zeros(shape)), call
+
+        def forward(self, x):
+            return self.call(x, self.weight)
+
+    call, shape, macs = FUNCTIONS[name]
+    (row,) = bnnfx.summary(Calls(call, shape), (torch.randn(2, 6, 8),)).layers
+    assert (row.cost.float_macs, row.cost.float_parameters) == (macs, torch.Size(shape).numel())
+    assert str(row.operands) == "float x float" and row.input_shape in ((6, 8), (8,))
+
+
 def test_layers_inside_what_cannot_be_traced():
     model = UntraceableForward()
     for sign in (1.0, -1.0):  # the branch not taken is not counted

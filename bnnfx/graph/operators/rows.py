@@ -13,6 +13,7 @@ A new operator is one row of `ROWS`. The rows of binary layers and activation bi
 """
 
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -84,12 +85,12 @@ def _activation(
     return _elementwise(name, sign, **{**spelled, **usual, **facts})
 
 
-def _pool(kind: type[nn.Module], function: Callable[..., Any], axes: int, parameters: str, **facts: Any) -> Operator:
-    names = tuple(parameters.split())
-    functions = (function, *facts.pop("functions", ()))
+def _pool(kind: type[nn.Module], axes: int, parameters: str, **facts: Any) -> Operator:
+    """A module, and the functions of its name: `nn.AdaptiveAvgPool2d`, `F.adaptive_avg_pool2d`, one of `torch`."""
+    names, name = tuple(parameters.split()), re.sub(r"(?<!^)(?=[A-Z])", "_", kind.__name__).lower()
     usual = {"canonical": spellings.built(kind, *names), "sign": signs.keeps, "fresh": True, "result_axes": same_axes}
-    row = {"modules": (kind,), "functions": functions, "parameters": names, "axes": axes, "mode": Mode.SAME}
-    return Operator(kind.__name__, Kind.POOL, **{**row, **usual, **facts})
+    row = {"modules": (kind,), "functions": _functions(name, F, torch), "parameters": names, "axes": axes}
+    return Operator(kind.__name__, Kind.POOL, **{**row, "mode": Mode.SAME, **usual, **facts})
 
 
 _MAX_POOL = "kernel_size stride padding dilation ceil_mode return_indices"
@@ -343,22 +344,21 @@ ROWS: tuple[Operator, ...] = (
     _move("im2col", F.unfold),
     # pooling
     _pool(
-        *(nn.MaxPool2d, F.max_pool2d, 4, _MAX_POOL),
-        functions=(torch.max_pool2d,),
+        *(nn.MaxPool2d, 4, _MAX_POOL),
         monotone=lambda call: torch.tensor(1.0) if _gives_no_indices(call) else None,
         keeps_shift=_gives_no_indices,
     ),
-    _pool(nn.MaxPool1d, F.max_pool1d, 3, _MAX_POOL),
-    _pool(nn.MaxPool3d, F.max_pool3d, 5, _MAX_POOL),
-    _pool(nn.AvgPool2d, F.avg_pool2d, 4, _AVG_POOL, keeps_shift=_counts_no_padding),
-    _pool(nn.AvgPool1d, F.avg_pool1d, 3, "kernel_size stride padding ceil_mode count_include_pad"),
-    _pool(nn.AvgPool3d, F.avg_pool3d, 5, _AVG_POOL),
-    _pool(nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, 4, "output_size", keeps_shift=lambda call: True),
-    _pool(nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, 4, "output_size return_indices", keeps_shift=_gives_no_indices),
-    _pool(nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d, 3, "output_size"),
-    _pool(nn.AdaptiveMaxPool1d, F.adaptive_max_pool1d, 3, "output_size return_indices"),
-    _pool(nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d, 5, "output_size"),
-    _pool(nn.AdaptiveMaxPool3d, F.adaptive_max_pool3d, 5, "output_size return_indices"),
+    _pool(nn.MaxPool1d, 3, _MAX_POOL),
+    _pool(nn.MaxPool3d, 5, _MAX_POOL),
+    _pool(nn.AvgPool2d, 4, _AVG_POOL, keeps_shift=_counts_no_padding),
+    _pool(nn.AvgPool1d, 3, "kernel_size stride padding ceil_mode count_include_pad"),
+    _pool(nn.AvgPool3d, 5, _AVG_POOL),
+    _pool(nn.AdaptiveAvgPool2d, 4, "output_size", keeps_shift=lambda call: True),
+    _pool(nn.AdaptiveMaxPool2d, 4, "output_size return_indices", keeps_shift=_gives_no_indices),
+    _pool(nn.AdaptiveAvgPool1d, 3, "output_size"),
+    _pool(nn.AdaptiveMaxPool1d, 3, "output_size return_indices"),
+    _pool(nn.AdaptiveAvgPool3d, 5, "output_size"),
+    _pool(nn.AdaptiveMaxPool3d, 5, "output_size return_indices"),
     # each channel by itself, on another grid
     _resample(
         "pad",
@@ -419,8 +419,8 @@ ROWS: tuple[Operator, ...] = (
         _norm(kind, axes=axes, resizable=True, mode=Mode.STATISTICS)
         for kind, axes in ((nn.InstanceNorm1d, 3), (nn.InstanceNorm2d, 4), (nn.InstanceNorm3d, 5))
     ),
-    _norm(None, F.instance_norm),
-    _norm(nn.RMSNorm, F.rms_norm, sign=signs.keeps, centres=False, mode=Mode.SAME),
+    _norm(None, F.instance_norm, torch.instance_norm),
+    _norm(nn.RMSNorm, F.rms_norm, torch.rms_norm, sign=signs.keeps, centres=False, mode=Mode.SAME),
     _norm(nn.LocalResponseNorm, F.local_response_norm, sign=signs.keeps, centres=False, mode=Mode.SAME),
     _norm(None, F.normalize, sign=signs.keeps, centres=False, mode=Mode.SAME),
     # layers with a weight

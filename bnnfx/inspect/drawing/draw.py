@@ -7,9 +7,10 @@ from typing import Any
 from torch import nn
 
 from bnnfx.file_writing import require_folder, write_whole
+from bnnfx.inspect.drawing.extra import require_extra
 from bnnfx.inspect.drawing.file_view import file_view
+from bnnfx.inspect.drawing.font import font_files
 from bnnfx.inspect.drawing.graph_view import view
-from bnnfx.inspect.drawing.layout_layers import require_extra
 from bnnfx.inspect.drawing.svg import to_svg
 
 _DPI = 240.0
@@ -57,12 +58,11 @@ def _svg(text: str) -> bytes:
 
 def _png(text: str) -> bytes:
     """The picture as resvg paints it, in the font of the package, as a machine may have none."""
-    fonts = require_extra("font_source_sans_pro").font_files_ttf
     pixels: bytes = require_extra("resvg_py").svg_to_bytes(
         svg_string=text,
         dpi=_DPI,
         skip_system_fonts=True,
-        font_files=[fonts[name] for name in ("SourceSansPro", "SourceSansProBold", "SourceSansProIt")],
+        font_files=[*font_files().values()],
     )
     return pixels
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 A4 = (595.0, 842.0)
-FONT = 7.0
 LINE = 8.5
 MARGIN = 8.0
 HEADER = 26.0  # title and legend
@@ -12,35 +11,6 @@ ASIDE = 7.0  # between neighbours in a layer
 APART = 14.0  # between the lines that leave a node, or enter it
 LANE = 5.0  # between edges that run side by side
 BLOCK_HEAD, BLOCK_FOOT, BLOCK_SIDE = 8.5, 4.0, 3.0  # between the frame of a block and what is in it
-
-
-_WIDTHS = {
-    **dict.fromkeys("ijl'", 0.222),
-    **dict.fromkeys(" .,:;/ftI!|[]", 0.278),
-    **dict.fromkeys("r-()", 0.333),
-    **dict.fromkeys("ckJsvxyz", 0.5),
-    **dict.fromkeys("×+=<>", 0.584),
-    **dict.fromkeys("FTZ", 0.611),
-    **dict.fromkeys("ABEKPSVXY", 0.667),
-    **dict.fromkeys("wCDHNRU", 0.722),
-    **dict.fromkeys("GOQ", 0.778),
-    **dict.fromkeys("mM", 0.833),
-    **dict.fromkeys("W@%→…", 1.0),
-}
-"""Of Helvetica and its kin, in ems; what is not listed takes as much as a digit."""
-_DIGIT = 0.556
-_NARROWER = 0.88  # the same in Source Sans Pro
-_BOLD = 1.07
-
-
-def width_of(text: str, bold: int = 0) -> float:
-    """What a line of text takes, its first `bold` letters in bold: as long as it is drawn, whatever the font.
-
-    >>> round(width_of("N×64"), 2)
-    14.89
-    """
-    ems = [_WIDTHS.get(letter, _DIGIT) for letter in text]
-    return FONT * _NARROWER * (sum(ems[:bold]) * _BOLD + sum(ems[bold:]))
 
 
 @dataclass(frozen=True)

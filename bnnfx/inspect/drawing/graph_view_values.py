@@ -10,7 +10,6 @@ from bnnfx.errors import ExampleInputError
 from bnnfx.graph.dataflow import bits_source, module_of, packed_op, packed_result
 from bnnfx.graph.shapes import as_tensors, infer_shapes
 from bnnfx.nn import ActivationBinarizer
-from bnnfx.private_interfaces import FakeTensorMode
 
 Holds = Literal["float", "bits", "ternary", "other"]
 
@@ -74,8 +73,7 @@ def _channels_known(value: fx.Node) -> bool:
 def _shapes(gm: fx.GraphModule, inputs: tuple[torch.Tensor, ...]) -> tuple[dict[fx.Node, torch.Size], int]:
     """The shapes and the batch they were found with: without computing anything, where the model can do without."""
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            fakes = tuple(x.new_empty((_BATCH, *x.shape[1:])) for x in inputs)
-            return infer_shapes(gm, fakes), _BATCH
+        enlarged = tuple(x.new_empty((_BATCH, *x.shape[1:])) for x in inputs)
+        return infer_shapes(gm, enlarged, compute=False), _BATCH
     except ExampleInputError:  # the model fixes the batch, or looks at its values
         return infer_shapes(gm, inputs), len(inputs[0]) if inputs else 1

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bnnfx.inspect.drawing.font import width_of
 from bnnfx.inspect.drawing.geometry import (
     A4,
     APART,
@@ -20,7 +21,6 @@ from bnnfx.inspect.drawing.geometry import (
     LINE,
     MARGIN,
     Box,
-    width_of,
 )
 from bnnfx.inspect.drawing.graph_view import GraphView
 from bnnfx.inspect.drawing.layout_blocks import BlockTree, Span

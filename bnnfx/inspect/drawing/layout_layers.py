@@ -1,31 +1,17 @@
 """Layers of a graph, top to bottom: the library ranks, orders and inserts way points; chains are then made straight."""
 
 import bisect
-import importlib
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from graphlib import TopologicalSorter
-from typing import Any
 
-from bnnfx.errors import BnnfxError
+from bnnfx.inspect.drawing.extra import require_extra
 
 Item = int
 """A node by its number, or a way point of an edge that spans layers, numbered behind the nodes."""
-
-
-def require_extra(module: str) -> Any:
-    """Import a library of the extra `draw`.
-
-    Raises:
-        BnnfxError: it is not installed.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise BnnfxError(f"Drawing needs the library {module}: pip install 'bnnfx[draw]'.") from error
 
 
 @dataclass

@@ -5,7 +5,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bnnfx.inspect.drawing.geometry import APART, FONT, LANE, Box, width_of
+from bnnfx.inspect.drawing.font import FONT, width_of
+from bnnfx.inspect.drawing.geometry import APART, LANE, Box
 from bnnfx.inspect.drawing.graph_view import Edge
 from bnnfx.inspect.drawing.layout_layers import Item, Layers
 

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
-from bnnfx.inspect.drawing.geometry import FONT, LINE, MARGIN, Box, width_of
+from bnnfx.inspect.drawing.font import FONT, FONT_FAMILY, width_of
+from bnnfx.inspect.drawing.geometry import A4, LINE, MARGIN, Box
 from bnnfx.inspect.drawing.graph_view import Edge, GraphView, Node
 from bnnfx.inspect.drawing.layout import Frame, Layout, layout
 from bnnfx.inspect.drawing.layout_routes import Label, Point, Route
-
-FONT_FAMILY = "'Source Sans Pro', 'Source Sans 3', Helvetica, Arial, 'DejaVu Sans', sans-serif"
 
 _FILL = {
     "input": "#e2e8f0",
@@ -99,24 +98,22 @@ def to_svg(view: GraphView, *, prefix: str = "") -> str:
 
 
 def _to_svg(view: GraphView, placed: Layout, prefix: str) -> str:
-    size = {
-        "width": _number(placed.width * placed.scale) + "pt",
-        "height": _number(placed.height * placed.scale) + "pt",
-    }
     root = Element(
         "svg",
         {
             "xmlns": "http://www.w3.org/2000/svg",
             "class": "bnnfx-graph",
-            "viewBox": f"0 0 {_number(placed.width)} {_number(placed.height)}",
-            **size,
             "font-family": FONT_FAMILY,
             "font-size": _number(FONT),
         },
     )
     SubElement(root, "title").text = view.title
     SubElement(root, "rect", {"class": "paper", "width": "100%", "height": "100%", "fill": _PAPER})
-    _add_header(root, view, placed.width)
+    width = max(placed.width, _add_header(root, view) + MARGIN)
+    root.set("viewBox", f"0 0 {_number(width)} {_number(placed.height)}")
+    scale = min(placed.scale, A4[0] / width)
+    for side, length in (("width", width), ("height", placed.height)):
+        root.set(side, _number(length * scale) + "pt")
     blocks = SubElement(root, "g", {"class": "blocks"})
     for index, frame in enumerate(placed.frames):
         around = [other for other in placed.frames[:index] if frame.path.startswith(other.path + ".")]
@@ -133,9 +130,12 @@ def _to_svg(view: GraphView, placed: Layout, prefix: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def _add_header(root: Element, view: GraphView, width: float) -> None:
+def _add_header(root: Element, view: GraphView) -> float:
+    """Title and legend; gives the right end of the longer one."""
     header = SubElement(root, "g", {"class": "header"})
-    _text(header, view.title, MARGIN, MARGIN + FONT + 2, {"font-size": _number(FONT + 3), "font-weight": "bold"})
+    size = FONT + 3
+    _text(header, view.title, MARGIN, MARGIN + FONT + 2, {"font-size": _number(size), "font-weight": "bold"})
+    title = MARGIN + width_of(view.title, len(view.title)) * size / FONT
     kinds = {"input" if node.kind == "output" else node.kind for node in view.nodes}
     x, y = MARGIN, MARGIN + FONT + 13
     for kind, caption in _CAPTION.items():
@@ -150,6 +150,7 @@ def _add_header(root: Element, view: GraphView, width: float) -> None:
             _line(entry, f"M{_number(x)} {_number(y - 2.5)}h14", holds)
             _text(header, holds, x + 17, y, _length(holds))
             x += 24 + width_of(holds)
+    return max(title, x - 7)
 
 
 def _add_frame(parent: Element, frame: Frame, known: int, prefix: str) -> None:

@@ -74,9 +74,8 @@ def _became(told: LayerExplanation | None, calls: list[LayerCost]) -> Row:
     row = {"kind": calls[0].kind if calls else "", "operands": ", ".join(sorted(operands))}
     if told is None:
         return row | {"became": "", "why": ""}
-    sentences = [f"{f.reason}." + (f" To change it: {f.remedy}." if f.remedy else "") for f in told.findings]
     became = "float" if not told.binarized else "packed" if told.packed else "binary"
-    return row | {"kind": told.kind, "became": became, "why": " ".join(sentences)}
+    return row | {"kind": told.kind, "became": became, "why": " ".join(map(str, told.findings))}
 
 
 def _shapes(calls: list[LayerCost]) -> Row:

@@ -2,18 +2,18 @@
 
 import base64
 import hashlib
-import html
-import json
 from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.resources import files
-from string import Template
 from typing import Any
 
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bnnfx.inspect.drawing import STYLESHEET, GraphView, to_svg
 
+_TEMPLATES = Environment(loader=PackageLoader(__package__, ""), autoescape=True, undefined=StrictUndefined)
+_TEMPLATES.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
 _SCRIPTS = ("dom.js", "pictures.js", "layers.js", "charts.js", "log.js")
 
 
@@ -26,14 +26,13 @@ def page(pictures: Sequence[tuple[str, GraphView]], data: dict[str, Any]) -> str
     """
     style = "\n".join((STYLESHEET, _read("style.css")))
     script = "".join(map(_read, _SCRIPTS))
-    figures = (f"<figure>{to_svg(view, prefix=prefix)}</figure>" for prefix, view in pictures)
-    return Template(_read("page.html")).substitute(
+    return _TEMPLATES.get_template("page.html").render(
         policy=f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}",
-        title=html.escape(" → ".join(dict.fromkeys(view.title for _, view in pictures))),
-        versions=html.escape(f"bnnfx {version('bnnfx')}, torch {torch.__version__}"),
+        title=" → ".join(dict.fromkeys(view.title for _, view in pictures)),
+        versions=f"bnnfx {version('bnnfx')}, torch {torch.__version__}",
         style=style,
-        pictures="\n".join(figures),
-        data=json.dumps(data, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c"),
+        pictures=[to_svg(view, prefix=prefix) for prefix, view in pictures],
+        data=data,
         script=script,
     )
 
