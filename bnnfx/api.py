@@ -107,6 +107,8 @@ def _have_values(model: nn.Module, example_inputs: tuple[Any, ...]) -> bool:
 
 def _refuse_names(model: nn.Module, error: ConversionError) -> None:
     """Raise if names explain why a model cannot be traced; torch.fx writes them into the code of the graph."""
+    if not isinstance(model, nn.Module):
+        return
     names = [name for name, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers())]
     parts = {part: name for name in names for part in name.split(".")}
     bad = [name for part, name in parts.items() if keyword.iskeyword(part) or set(part) & set('"\n\r')]
