@@ -33,6 +33,7 @@ __all__ = [
     "invalid_graph",
     "overload_of",
     "rename",
+    "tracer_of",
     "unknown_operator",
 ]
 
@@ -85,6 +86,11 @@ def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
 def changes_of(tensor: Tensor) -> int:
     """How often a tensor was written to; its values before would have to be kept to find out otherwise."""
     return tensor._version
+
+
+def tracer_of(graph: fx.Graph) -> Any:
+    """The tracer that pickling traces a graph again with; it can be given to a new graph, and not be asked for."""
+    return graph._tracer_cls
 
 
 def rename(node: fx.Node, name: str) -> None:

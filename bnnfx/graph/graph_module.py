@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import fx, nn
 
+from bnnfx.private_interfaces import tracer_of
+
 
 class BinaryGraphModule(fx.GraphModule):
     """A graph module that keeps `kept` and the names of its nodes.
@@ -49,7 +51,7 @@ def _restore(
 def _renamed(graph: fx.Graph, names: Sequence[str]) -> fx.Graph:
     """A copy of a graph whose nodes have other names."""
     copied: dict[fx.Node, fx.Node] = {}
-    result = fx.Graph(tracer_cls=graph._tracer_cls)
+    result = fx.Graph(tracer_cls=tracer_of(graph))
     for node, name in zip(graph.nodes, names, strict=True):
         args: Any = fx.node.map_arg(node.args, copied.__getitem__)
         kwargs: Any = fx.node.map_arg(dict(node.kwargs), copied.__getitem__)
