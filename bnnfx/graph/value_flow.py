@@ -110,9 +110,10 @@ def _value(
         row = OPAQUE  # pooling of three axes over one of channels, say
     origins = [value.origin for value in given if value.origin is not None]
     origin = origins[0] if row.kind in _CARRYING and len(set(origins)) == 1 else None
-    if row.kind is Kind.MOVE and given and given[0].signs.sign is Sign.BOTH:
+    if row.kind in (Kind.MOVE, Kind.CONCAT) and given and given[0].signs.sign is Sign.BOTH:
         origin = None  # at other places there are other values, which take both signs by themselves
-    related = row.kind is Kind.JOIN and len(set(origins)) < len(origins)
+    several = {source: value.origin for source, value in zip(sources, given, strict=True) if value.origin is not None}
+    related = row.kind is Kind.JOIN and len(set(several.values())) < len(several)
     signs = _signs(row, call, dict(zip(sources, (value.signs for value in given), strict=True)), origin, related)
     without = dict(zip(sources, (value.without_relus for value in given), strict=True))
     if row.replaced and given:

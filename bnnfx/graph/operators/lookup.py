@@ -9,6 +9,7 @@ from bnnfx.graph.operators import signs
 from bnnfx.graph.operators.facts import OPAQUE, Call, Kind, Mode, Operator, Sign, same_axes
 from bnnfx.graph.operators.rows import ROWS
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
+from bnnfx.nn.mode import CallByMode
 
 BINARIZER = Operator(
     "binarizer",
@@ -47,9 +48,15 @@ def operator_of_module(module: nn.Module | None) -> Operator:
     """The row of a module, by its exact type; of a binarizer or a binary layer, by what it is."""
     if isinstance(module, ActivationBinarizer):
         return BINARIZER
-    if getattr(module, DROPS_MARK, False):
+    if getattr(module, DROPS_MARK, False) or (isinstance(module, CallByMode) and _drops_by_mode(module)):
         return DROPS_IN_TRAINING
     return operator_of_type(module.float_type if isinstance(module, BinaryLayer) else type(module))
+
+
+def _drops_by_mode(call: CallByMode) -> bool:
+    """Whether a function that drops values does so in training, and in evaluation not."""
+    by_mode = [[*given.values()] for given in (call.in_training, call.in_evaluation)]
+    return by_mode == [[True], [False]] and operator_of_target(call.function).mode is Mode.DROPS
 
 
 def operator_of_type(kind: type) -> Operator:

@@ -92,8 +92,9 @@ def of_sum(call: Call, signs: Sequence[Sign]) -> Sign:
 
 
 def of_difference(call: Call, signs: Sequence[Sign]) -> Sign:
-    """Of both signs if all operands are; `x - 0` is x."""
-    return Sign.BOTH if set(signs) == {Sign.BOTH} and not any(call.numbers()) else Sign.UNKNOWN
+    """Of both signs if all operands are; `x - 0` is x, and `x - x` is 0."""
+    itself = len(call.operands) > 1 and call.operands[0] is call.operands[1]
+    return Sign.BOTH if set(signs) == {Sign.BOTH} and not any(call.numbers()) and not itself else Sign.UNKNOWN
 
 
 def of_product(call: Call, signs: Sequence[Sign]) -> Sign:
