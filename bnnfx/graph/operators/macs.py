@@ -32,11 +32,11 @@ def recurrent_macs(module: Any, inputs: Sequence[Shape], output: Shape) -> int:
 
 def attention_macs(module: Any, inputs: Sequence[Shape], output: Shape) -> int:
     """The four projections, scores of every query with every key, and their products with the values."""
-    query, key = inputs[0], inputs[1] if len(inputs) > 1 else inputs[0]
-    value = inputs[2] if len(inputs) > 2 else key
+    query, key, value = inputs[:3]
     width, batched = int(module.embed_dim), len(query) == 3
     axis = 1 if batched and module.batch_first else 0
     batch = query[1 - axis] if batched else 1
     queries, keys = query[axis], key[axis]
+    attended = keys + (module.bias_k is not None) + int(module.add_zero_attn)
     projections = queries * width * 2 * width + keys * width * (key[-1] + value[-1])
-    return batch * (projections + 2 * queries * keys * width)
+    return batch * (projections + 2 * queries * attended * width)

@@ -435,7 +435,9 @@ ROWS: tuple[Operator, ...] = (
     *(_layer(kind, macs=macs.recurrent_macs, mode=Mode.UNKNOWN) for kind in (nn.RNN, nn.LSTM, nn.GRU)),
     *(_layer(kind, macs=macs.recurrent_macs) for kind in (nn.RNNCell, nn.LSTMCell, nn.GRUCell)),
     _layer(nn.MultiheadAttention, macs=macs.attention_macs, mode=Mode.UNKNOWN),
-    _layer_function(F.conv1d, F.conv2d, F.conv3d, F.linear, F.bilinear, F.multi_head_attention_forward),
+    _layer_function(F.conv1d, F.conv2d, F.conv3d, F.linear),
+    _layer_function(F.bilinear, operands=("input1", "input2", "weight", "bias")),
+    _layer_function(F.multi_head_attention_forward, operands=("query", "key", "value"), mode=Mode.UNKNOWN),
     _layer_function(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, transposed=True),
     Operator(
         "matmul",
