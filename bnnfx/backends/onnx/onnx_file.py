@@ -23,7 +23,8 @@ from bnnfx.backends.onnx.functions import OLDEST_OPSET, function_protos
 from bnnfx.backends.onnx.packed_maps import PackedMap, write_packed_maps
 from bnnfx.backends.onnx.pool_windows import refuse_divisors, spell_out_windows
 from bnnfx.backends.onnx.symbolic import NAMES_KEY, replace_packed_ops
-from bnnfx.errors import ExportError, first_line
+from bnnfx.backends.onnx.unexportable import first_unexportable, spelling, why
+from bnnfx.errors import ExportError
 from bnnfx.graph.record import require_stage
 from bnnfx.graph.shapes import leaves_of
 from bnnfx.graph.stage import Stage
@@ -112,37 +113,46 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
     replace_packed_ops(standard)
     # a batch of 1 would be taken for a constant
     examples = tuple(torch.zeros((2, *shape[1:]), dtype=dtype) for shape, dtype in inputs)
-    batch = torch.export.Dim("batch")
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"][: len(inputs)]
+
+    def write(beginning: fx.GraphModule) -> str | None:
+        replace_packed_ops(beginning)
+        try:
+            _write(beginning, examples, opset)
+        except Exception as error:
+            return why(error)
+        return None
+
     try:
-        with _EXPORTING, _quiet():
-            program = torch.onnx.export(
-                standard,
-                examples,
-                dynamo=True,
-                verbose=False,
-                opset_version=opset,
-                input_names=names,
-                dynamic_shapes=tuple({0: batch} for _ in examples),
-            )
+        return _write(standard, examples, opset, names)
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
+        found = first_unexportable(gm, examples, write)
+        what = "The packed graph" if found is None else spelling(gm, found[0])
         raise ExportError(
-            "torch.onnx.export failed on the packed graph. A batch size that the model fixes (a reshape to a number), "
-            f"or a float layer that ONNX lacks, is the usual cause. It said: {first_line(cause)}"
+            f"{what} cannot be written as ONNX with a free batch size: {why(error) if found is None else found[1]} Use "
+            "another operator in its place, or one that leaves the batch as it is."
         ) from error
+
+
+def _write(
+    gm: fx.GraphModule, examples: tuple[torch.Tensor, ...], opset: int, names: list[str] | None = None
+) -> ir.Model:
+    batch = torch.export.Dim("batch")
+    with _EXPORTING, _quiet():
+        program = torch.onnx.export(
+            gm,
+            examples,
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            input_names=names,
+            dynamic_shapes=tuple({0: batch} for _ in examples),
+        )
     assert program is not None and program.exported_program is not None
     refuse_divisors(program.exported_program.graph)
-    model = program.model
-    fixed = [str(value.name) for value in model.graph.inputs if value.shape is None or isinstance(value.shape[0], int)]
-    if fixed:
-        raise ExportError(
-            f"The batch size of input {', '.join(fixed)} cannot stay free: the model fixes it (a reshape to a number "
-            "is the usual cause; x.flatten(1) or -1 for the batch leaves it free)."
-        )
-    return model
+    if any(value.shape is None or isinstance(value.shape[0], int) for value in program.model.graph.inputs):
+        raise ExportError("It fixes the batch size (x.flatten(1), or -1 for the batch in a reshape, leaves it free).")
+    return program.model
 
 
 def _refuse_numbers(gm: fx.GraphModule) -> None:
