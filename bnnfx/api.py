@@ -16,6 +16,7 @@ from bnnfx.errors import ConversionError, ExportError
 from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.frontend.check_values import first_difference
 from bnnfx.frontend.trace import trace, weight_layers
+from bnnfx.graph.constant_bits import count_bits, note_constant_bits
 from bnnfx.graph.context import ConvertContext, LowerContext
 from bnnfx.graph.pass_runner import run_passes
 from bnnfx.graph.record import PassReport, Record, Role, attach, record_of, require_stage
@@ -68,6 +69,7 @@ def convert(
     options = chosen.resolve(config.options)
     passes = pipelines.with_extensions(pipelines.CONVERT)
     canonicalizing = [kind for kind in passes if kind.requires is Stage.TRACED]
+    checked = check and example_inputs is not None and _have_values(model, example_inputs)
     whole: dict[str, str] = {}  # what is traced wrongly, as the values tell
     while True:
         try:
@@ -82,7 +84,7 @@ def convert(
         record = Record(Stage.TRACED, chosen.name, options, [trace_report], layers=layers)
         context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers)
         run_passes(gm, canonicalizing, context, record)
-        if example_inputs is None or not check or not _have_values(model, example_inputs):
+        if not checked or example_inputs is None:
             break
         difference = first_difference(model, gm, as_tensors(example_inputs), modes)
         if difference is None:
@@ -98,7 +100,15 @@ def convert(
     attach(gm, record)
     for leaf in leaves:
         warnings.warn(f"'{leaf.subject}' is {leaf.reason}", stacklevel=2)
+    if checked and example_inputs is not None and _vary(example_inputs):
+        for dead in note_constant_bits(gm, record, count_bits(gm, as_tensors(example_inputs))):
+            warnings.warn(f"'{dead.subject}': {dead.reason}. To change it: {dead.remedy}.", stacklevel=2)
     return gm
+
+
+def _vary(example_inputs: tuple[Any, ...]) -> bool:
+    """Whether the inputs are more than a shape: of zeros, all bits are the same."""
+    return any(bool((x != x.flatten()[0]).any()) for x in as_tensors(example_inputs) if x.numel())
 
 
 def _have_values(model: nn.Module, example_inputs: tuple[Any, ...]) -> bool:

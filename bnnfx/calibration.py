@@ -9,9 +9,9 @@ import torch
 from rich.table import Table
 from torch import Tensor, fx
 
-from bnnfx.graph.record import require_stage
+from bnnfx.graph.constant_bits import note_constant_bits, observing
+from bnnfx.graph.record import attach, require_stage
 from bnnfx.graph.stage import Stage
-from bnnfx.nn import ActivationBinarizer
 from bnnfx.nn.observer import ChannelStatistics
 from bnnfx.private_interfaces import BatchNorm
 from bnnfx.tables import as_text
@@ -28,13 +28,18 @@ class Observations:
         return self.layers[name]
 
     def __str__(self) -> str:
-        """One row per binarizer: mean and spread, share of +1 (lowest to highest channel) and of each level, zeros."""
-        table = Table("binarizer", "channels", "mean", "spread", "share of +1", "occupancy of levels", "exact zeros")
+        """One row per binarizer: mean and spread, share of +1 (lowest to highest channel) and of each level, zeros.
+
+        A constant channel is one that was given a single level all along: its bits say nothing.
+        """
+        columns = ("mean", "spread", "share of +1", "occupancy of levels", "exact zeros")
+        table = Table("binarizer", "channels", "constant", *columns)
         for name, seen in self.layers.items():
             share = seen.share_positive
             table.add_row(
                 name,
                 str(len(share)),
+                str(int(seen.constant.sum())),
                 f"{float(seen.mean.mean()):+.3f}",
                 f"{float(seen.spread.mean()):.3f}",
                 f"{float(share.min()):.2f} .. {float(share.max()):.2f}",
@@ -62,26 +67,22 @@ def calibrate(gm: fx.GraphModule, batches: Iterable[Any], *, batch_norm: bool = 
         StageError: `gm` is no trainable graph.
         ValueError: there is no batch, or one without values.
     """
-    require_stage(gm, Stage.TRAINABLE, "calibrate")
+    record = require_stage(gm, Stage.TRAINABLE, "calibrate").continued()
     repeatable = list(batches) if isinstance(batches, Iterator) else batches
     modes = {module: module.training for module in gm.modules()}
-    observed = {name: m for name, m in gm.named_modules() if isinstance(m, ActivationBinarizer)}
     gm.eval()
     try:
         if batch_norm:
             with _averaging_batch_norms(gm):
                 _run(gm, repeatable)
-        for binarizer in observed.values():
-            binarizer.statistics = ChannelStatistics(binarizer.levels)
-        _run(gm, repeatable)
-        seen = {name: binarizer.statistics for name, binarizer in observed.items()}
+        with observing(gm) as seen:
+            _run(gm, repeatable)
     finally:
-        for binarizer in observed.values():
-            binarizer.statistics = None
         for module, training in modes.items():
             module.training = training
-    order = [str(node.target) for node in gm.graph.nodes if node.target in seen]
-    return Observations({name: statistics for name in order if (statistics := seen[name]) is not None})
+    note_constant_bits(gm, record, seen)
+    attach(gm, record)
+    return Observations(seen)
 
 
 @torch.no_grad()

@@ -56,6 +56,11 @@ class ChannelStatistics:
         return self.occupancy[-1]
 
     @property
+    def constant(self) -> Tensor:
+        """Whether a channel was given one level only, `bool[C]`."""
+        return (self.occupied == self.count).any(dim=0)
+
+    @property
     def occupancy(self) -> Tensor:
         """Share of values given each level, per channel, `float64[L, C]`, each in [0, 1]; a column sums to 1."""
         return self.occupied.double() / self.count
