@@ -46,11 +46,12 @@ test-asan: $(READY)
 	  --kernel-library build/native-asan/library/libbnnfx_ops.so
 
 # All operators of torch and torchvision, of which `make test` takes a share; and whole models of torchvision and timm,
-# each as it is installed.
+# the latter fetched for it.
 sweep-operators: $(READY)
 	$(BIN)/pytest -n 2 --all-operators tests/sweeps
 
 sweep-models: $(READY)
+	$(BIN)/pip install -qq -c constraints.txt timm
 	$(BIN)/python tests/sweeps/models.py
 
 demo: $(READY) data
