@@ -56,17 +56,16 @@ def residual_network(width: int = 32) -> nn.Module:
 
 
 def train(model: nn.Module, data: tuple[Tensor, Tensor], epochs: int, learning_rate: float, progress: Progress) -> None:
-    """A plain training loop; `bnnfx.Schedule` yields the epochs (for a float model it has nothing to change)."""
+    """A plain training loop; of a binary network, `bnnfx.Schedule` yields the epochs and anneals with them."""
+    binary = isinstance(model, torch.fx.GraphModule)
     images, labels = data
     batch = 128
     steps = len(images) // batch
     optimizer = torch.optim.Adam(model.parameters(), learning_rate)
     decay = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, epochs * steps)
-    task = progress.add_task(
-        f"train {'binary' if isinstance(model, torch.fx.GraphModule) else 'float'}", total=epochs * steps
-    )
+    task = progress.add_task(f"train {'binary' if binary else 'float'}", total=epochs * steps)
     model.train()
-    for _ in bnnfx.Schedule(model, epochs):
+    for _ in bnnfx.Schedule(model, epochs) if binary else range(epochs):
         for chosen in torch.randperm(len(images))[: steps * batch].split(batch):
             x = images[chosen]
             if torch.rand(()) < 0.5:
