@@ -1,8 +1,8 @@
 """The compiler's entry points: `convert`, `split`, `lower`, and `export`."""
 
-import copy
 import keyword
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,14 @@ from bnnfx.config import Config
 from bnnfx.errors import ConversionError, ExportError
 from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.frontend.check_values import first_difference
+from bnnfx.frontend.hooks import changing_hooks, hooked, require_evaluation, require_looking
+from bnnfx.frontend.not_kept import not_kept
 from bnnfx.frontend.trace import trace, weight_layers
 from bnnfx.graph.context import ConvertContext, LowerContext
+from bnnfx.graph.given_models import copy_of, plain_attributes, require_module
 from bnnfx.graph.pass_runner import run_passes
 from bnnfx.graph.record import PassReport, Record, Role, attach, record_of, require_stage
-from bnnfx.graph.shapes import as_tensors, infer_shapes
+from bnnfx.graph.shapes import as_tensors, infer_shapes, number_given
 from bnnfx.graph.stage import Stage, require_two_levels
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.passes.split.split_activations import SplitActivations
@@ -54,7 +57,8 @@ def convert(
 
     Raises:
         ValueError: unknown scheme or option, or a configuration that names no layer or contradicts itself.
-        ConversionError: the model cannot be traced, or nothing in it can be binarized.
+        ConversionError: the model cannot be traced or copied, is no plain module, or was converted before; or nothing
+            in it can be binarized.
         ExampleInputError: the example inputs do not fit the model.
 
     >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))
@@ -66,25 +70,32 @@ def convert(
     if not isinstance(config, Config):
         raise ValueError(f"config is a bnnfx.Config, or None for the usual one; got {config!r}.")
     options = chosen.resolve(config.options)
+    _refuse_converted(model)
     passes = pipelines.with_extensions(pipelines.CONVERT)
     canonicalizing = [kind for kind in passes if kind.requires is Stage.TRACED]
     whole: dict[str, str] = {}  # what is traced wrongly, as the values tell
+    inputs = None if example_inputs is None else as_tensors(example_inputs, scalars=True)
+    require_module(model)
+    known = inputs is not None and _have_values(model, inputs)
+    changing = changing_hooks(model, inputs if known else None)
+    require_looking(model, changing, known)
+    looking = frozenset(hooked(model)) - changing
     while True:
         try:
-            gm, leaves, modes = trace(model, whole)
+            gm, leaves, modes = trace(model, whole, given=number_given(inputs), changing=changing)
         except ConversionError as error:
             _refuse_names(model, error)
             raise
         ranges: dict[fx.Node, tuple[float, float]] = {}
-        shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs, ranges=ranges)
+        shapes = {} if inputs is None else infer_shapes(gm, inputs, ranges=ranges)
         layers = weight_layers(model)
         trace_report = PassReport("Trace", refused=leaves, role=Role.DECIDES)
         record = Record(Stage.TRACED, chosen.name, options, [trace_report], layers=layers)
-        context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers)
+        context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers, looking=looking)
         run_passes(gm, canonicalizing, context, record)
-        if example_inputs is None or not check or not _have_values(model, example_inputs):
+        if inputs is None or not known or not check:
             break
-        difference = first_difference(model, gm, as_tensors(example_inputs), modes)
+        difference = first_difference(model, gm, inputs, modes)
         if difference is None:
             break
         if not difference.path or difference.path in whole:
@@ -96,19 +107,31 @@ def convert(
         whole[difference.path] = f"it {difference}"
     run_passes(gm, [kind for kind in passes if kind not in canonicalizing], context, record)
     attach(gm, record)
+    gm.keep_attributes(plain_attributes(model))
     for leaf in leaves:
         warnings.warn(f"'{leaf.subject}' is {leaf.reason}", stacklevel=2)
+    lost = not_kept(model, gm)
+    if lost:
+        warnings.warn(lost, stacklevel=2)
     return gm
 
 
-def _have_values(model: nn.Module, example_inputs: tuple[Any, ...]) -> bool:
-    return not any(x.is_meta for x in (*as_tensors(example_inputs), *model.parameters(), *model.buffers()))
+def _refuse_converted(model: object) -> None:
+    record = record_of(model) if isinstance(model, fx.GraphModule) else None
+    if record is not None:
+        then = "train it, then lower it" if record.stage is Stage.TRAINABLE else "export it"
+        raise ConversionError(
+            f"This graph was converted before, with scheme {record.scheme!r}, and is in stage {record.stage.value}: "
+            f"{then}. To convert in another way, pass the float model."
+        )
+
+
+def _have_values(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> bool:
+    return not any(x.is_meta for x in (*inputs, *model.parameters(), *model.buffers()))
 
 
 def _refuse_names(model: nn.Module, error: ConversionError) -> None:
     """Raise if names explain why a model cannot be traced; torch.fx writes them into the code of the graph."""
-    if not isinstance(model, nn.Module):
-        return
     names = [name for name, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers())]
     parts = {part: name for name in names for part in name.split(".")}
     bad = [name for part, name in parts.items() if keyword.iskeyword(part) or set(part) & set('"\n\r')]
@@ -149,7 +172,7 @@ def split(gm: fx.GraphModule) -> fx.GraphModule:
             f"split makes two binary activations of each ternary one, and this graph {found}; "
             "bnnfx.convert(model, scheme='binaryduo') returns one with ternary activations."
         )
-    result = copy.deepcopy(gm)
+    result = copy_of(gm)
     run_passes(result, pipelines.with_extensions(pipelines.SPLIT), None, record)
     attach(result, record)
     return result
@@ -204,9 +227,12 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
             f"'{valueless[0]}' has no values, which lower folds and packs: it is on the device meta. Load weights with "
             "load_state_dict(state, assign=True)."
         )
-    packed = copy.deepcopy(gm).cpu().float().eval().requires_grad_(False)
+    packed = copy_of(gm).cpu().float().eval().requires_grad_(False)
     # of examples without values the shapes are enough
-    inputs = tuple(torch.zeros_like(x, device="cpu") if x.is_meta else x.cpu() for x in as_tensors(example_inputs))
+    given = as_tensors(example_inputs, scalars=True)
+    inputs = tuple(torch.zeros_like(x, device="cpu") if x.is_meta else x.cpu() for x in given)
+    require_looking(packed, changing_hooks(packed, inputs), known=True)
+    require_evaluation(packed)
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)
     context = LowerContext(infer_shapes(packed, inputs), record.packed)
     run_passes(packed, pipelines.with_extensions(pipelines.LOWER), context, record)
@@ -257,6 +283,8 @@ def export_onnx(
     example_inputs: tuple[Any, ...] | None = None,
     dialect: str = "bnnfx",
     opset: int | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
 ) -> Path:
     """Write a graph as one ONNX file with a free batch size: `export` for the targets that are ONNX.
 
@@ -268,15 +296,20 @@ def export_onnx(
             in any ONNX Runtime and at full speed where the kernel library is registered), `"standard"` (standard
             operators only), or a registered one.
         opset: version of the standard operator set, from 18 to the newest that is installed; 18 if not given.
+        input_names: names of the inputs in the file, in the order of forward; those of its arguments if not given.
+        output_names: names of the outputs, in order; if not given, the keys and fields of what forward returns, where
+            it has any. None among them is left out.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: unknown dialect, or an opset that is too old or too new.
+        ValueError: unknown dialect; an opset that is too old or too new; names that are too many, too few, or not
+            different.
         StageError: `gm` is neither trainable nor packed.
         ExportError: `path` cannot be written, or some node cannot be exported.
     """
     require_dialect(dialect)
-    options = {} if opset is None else {"opset": opset}
+    names = {"opset": opset, "input_names": input_names, "output_names": output_names}
+    options = {name: value for name, value in names.items() if value is not None}
     return export(gm, path, dialect, example_inputs=example_inputs, **options)

@@ -68,7 +68,7 @@ def first_difference(
 
 def _run(module: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Any] | None:
     """The outputs of a module in one mode; None if it fails."""
-    module.train(training)
+    module.train(training)  # its own may return nothing
     with torch.no_grad(), same_random_state():
         try:
             return leaves_of(module(*copies(inputs)))
@@ -148,14 +148,17 @@ def _values_by_submodule(gm: fx.GraphModule, inputs: tuple[Any, ...], training: 
             return result
 
     with torch.no_grad(), same_random_state():
-        keeping = Keeping(copy.deepcopy(gm).train(training))
+        copied = copy.deepcopy(gm)
+        copied.train(training)
+        keeping = Keeping(copied)
         with suppress(Exception):  # it goes as far as it goes
             keeping.run(*copies(inputs))
     return values
 
 
 def _results_of_submodules(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[tuple[str, list[Any]]]:
-    model = copy.deepcopy(model).train(training)
+    model = copy.deepcopy(model)
+    model.train(training)
     results: list[tuple[str, list[Any]]] = []
 
     def keep(path: str) -> Any:
@@ -165,7 +168,7 @@ def _results_of_submodules(model: nn.Module, inputs: tuple[Any, ...], training: 
         return hook
 
     for path, module in model.named_modules():
-        if path:
+        if path and not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
             module.register_forward_hook(keep(path))
     with torch.no_grad(), same_random_state():
         model(*copies(inputs))

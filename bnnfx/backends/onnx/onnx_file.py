@@ -19,13 +19,15 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass, RemoveUnusedNodesPass
 from torch import fx
 
+from bnnfx.backends.onnx.end_names import Names, name_ends, require_names
 from bnnfx.backends.onnx.functions import OLDEST_OPSET, function_protos
 from bnnfx.backends.onnx.packed_maps import PackedMap, write_packed_maps
 from bnnfx.backends.onnx.pool_windows import refuse_divisors, spell_out_windows
 from bnnfx.backends.onnx.symbolic import NAMES_KEY, replace_packed_ops
 from bnnfx.errors import ExportError, first_line
 from bnnfx.graph.record import require_stage
-from bnnfx.graph.shapes import leaves_of
+from bnnfx.graph.results import flatten_results, results_of
+from bnnfx.graph.shapes import with_batch
 from bnnfx.graph.stage import Stage
 from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
 from bnnfx.runtime.session import OPSET_KEY, newest_opset
@@ -35,17 +37,23 @@ _EXPORTING = threading.RLock()  # torch's exporter changes its own modules and t
 _IR_VERSION = 9  # what ONNX Runtime 1.17, the oldest we support, reads
 
 
-def onnx_model(gm: fx.GraphModule, opset: int | None = None) -> onnx.ModelProto:
+def onnx_model(
+    gm: fx.GraphModule, opset: int | None = None, input_names: Names = None, output_names: Names = None
+) -> onnx.ModelProto:
     """The graph as ONNX with a free batch size: our operators as nodes of our domain, with their functions.
 
     Args:
         gm: a graph in stage PACKED.
         opset: version of the standard operator set, from 18 to what is installed here; 18 if not given.
+        input_names: names of the inputs in the file; those of forward if not given.
+        output_names: names of the outputs; if not given, the keys and fields of what forward returns.
 
     Raises:
-        ValueError: an opset that is too old or too new.
+        ValueError: an opset that is too old or too new; names that are too many, too few, or not different.
         ExportError: some node cannot be exported.
     """
+    require_names("input_names", input_names)
+    require_names("output_names", output_names)
     opset = OLDEST_OPSET if opset is None else _require_opset(opset)
     record = require_stage(gm, Stage.PACKED, "export")
     model = _export(gm, record.inputs, opset)
@@ -53,6 +61,7 @@ def onnx_model(gm: fx.GraphModule, opset: int | None = None) -> onnx.ModelProto:
         raise ExportError(
             f"The graph cannot be converted to opset {opset}, only to {model.opset_imports['']}; give that, or none."
         )
+    name_ends(model, input_names, output_names, [name for name, _ in results_of(gm)])
     _name_as_packed_graph(model)
     _merge_slices(model)
     spell_out_windows(model)
@@ -110,8 +119,11 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
     _refuse_numbers(gm)
     standard = copy.deepcopy(gm)
     replace_packed_ops(standard)
+    flatten_results(standard)
+    free = with_batch([shape for shape, _ in inputs])
     # a batch of 1 would be taken for a constant
-    examples = tuple(torch.zeros((2, *shape[1:]), dtype=dtype) for shape, dtype in inputs)
+    sizes = [(2, *shape[1:]) if batched else shape for (shape, _), batched in zip(inputs, free, strict=True)]
+    examples = tuple(torch.zeros(size, dtype=dtype) for size, (_, dtype) in zip(sizes, inputs, strict=True))
     batch = torch.export.Dim("batch")
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"][: len(inputs)]
     try:
@@ -123,7 +135,7 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
                 verbose=False,
                 opset_version=opset,
                 input_names=names,
-                dynamic_shapes=tuple({0: batch} for _ in examples),
+                dynamic_shapes=tuple({0: batch} if batched else {} for batched in free),
             )
     except Exception as error:
         cause: BaseException = error
@@ -136,7 +148,11 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
     assert program is not None and program.exported_program is not None
     refuse_divisors(program.exported_program.graph)
     model = program.model
-    fixed = [str(value.name) for value in model.graph.inputs if value.shape is None or isinstance(value.shape[0], int)]
+    fixed = [
+        str(value.name)
+        for value, batched in zip(model.graph.inputs, free, strict=True)
+        if batched and (value.shape is None or isinstance(value.shape[0], int))
+    ]
     if fixed:
         raise ExportError(
             f"The batch size of input {', '.join(fixed)} cannot stay free: the model fixes it (a reshape to a number "
@@ -147,7 +163,7 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
 
 def _refuse_numbers(gm: fx.GraphModule) -> None:
     """Raise if a constant is among the outputs; None is left out of the file, with the exporter."""
-    constants = leaves_of(gm.graph.output_node().args[0])
+    constants = [value for _, value in results_of(gm) if not isinstance(value, fx.Node)]
     if constants:
         raise ExportError(
             f"forward returns the constant {constants[0]!r}, and the outputs of ONNX are tensors; return tensors alone."
