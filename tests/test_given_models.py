@@ -46,6 +46,7 @@ def _ddp(model: nn.Module) -> nn.Module:
 
 
 INPUTS = Chain().inputs()
+BEFORE = "pass the float model from before that"
 MADE_FROM = "pass the nn.Module that it was made from"
 WRAPPED: dict[str, tuple[Callable[[nn.Module], Any], str, str, Callable[[Any], Any] | None]] = {
     "compiled": (torch.compile, "returned by torch.compile", r"pass model\._orig_mod", lambda m: m._orig_mod),
@@ -57,20 +58,20 @@ WRAPPED: dict[str, tuple[Callable[[nn.Module], Any], str, str, Callable[[Any], A
     "exported": (lambda m: torch.export.export(m, INPUTS), "that torch.export made", MADE_FROM, None),
     "unlifted": (lambda m: torch.export.export(m, INPUTS).module(), "graph of aten operators", MADE_FROM, None),
     "class": (type, "is a class", "pass an instance", lambda m: m()),
-    "weights": (lambda m: m.state_dict(), "is a dictionary", "build the module, and give it the weights with load_state_dict", None),
+    "weights": (lambda m: m.state_dict(), "is a dictionary", "build the module, and give it the weights", None),
     "function": (lambda m: m.forward, r"is no torch\.nn\.Module", "pass the module itself", None),
     "qat": (
         lambda m: prepare_qat_fx(m.train(), get_default_qat_qconfig_mapping("x86"), INPUTS),
-        *("prepared for it: '.*' is a torch.ao", "pass the float model from before that", None),
+        *("prepared for it: '.*' is a torch.ao", BEFORE, None),
     ),
-    "eager qat": (lambda m: _qat_eager(), "prepared for it: '.*' is a torch.ao", "pass the float model from before that", None),
+    "eager qat": (lambda m: _qat_eager(), "prepared for it: '.*' is a torch.ao", BEFORE, None),
     "quantized": (
         lambda m: convert_fx(prepare_fx(m.eval(), get_default_qconfig_mapping("x86"), INPUTS)),
-        *("is quantized or", "pass the float model from before that", None),
+        *("is quantized or", BEFORE, None),
     ),
     "dynamic": (
         lambda m: torch.ao.quantization.quantize_dynamic(m, {nn.Linear}),
-        *("is quantized or", "pass the float model from before that", None),
+        *("is quantized or", BEFORE, None),
     ),
 }
 
@@ -273,7 +274,7 @@ def test_rewriting_a_converted_graph_again() -> None:
         lambda: fx.symbolic_trace(gm),
     ]
     for way in ways:
-        with pytest.raises(ConversionError, match="Rewrite the float model .* and convert the result"):
+        with pytest.raises(ConversionError, match=r"Rewrite the float model .* and convert the result"):
             way()
     features = create_feature_extractor(Chain(), {"conv2": "features", "fc2": "logits"})
     converted = bnnfx.convert(features, "xnor", example_inputs=INPUTS)
@@ -284,7 +285,7 @@ def test_rewriting_a_converted_graph_again() -> None:
 
 def test_around_a_converted_graph() -> None:
     gm = bnnfx.convert(Chain(), "xnor")
-    with pytest.raises(StageError, match="no graph of bnnfx any more.*convert the result; or pass the graph inside"):
+    with pytest.raises(StageError, match=r"no graph of bnnfx any more.*convert the result; or pass the graph inside"):
         bnnfx.lower(nn.Sequential(gm, nn.ReLU()), INPUTS)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
