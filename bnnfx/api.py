@@ -15,7 +15,7 @@ from bnnfx.config import Config
 from bnnfx.errors import ConversionError, ExportError
 from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.frontend.check_values import first_difference
-from bnnfx.frontend.hooks import changing_hooks, hooked, require_evaluation, require_looking
+from bnnfx.frontend.hooks import changing_hooks, hooked, require_evaluation, require_looking, settle_hooks
 from bnnfx.frontend.not_kept import not_kept
 from bnnfx.frontend.trace import trace, weight_layers
 from bnnfx.graph.context import ConvertContext, LowerContext
@@ -231,7 +231,7 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     # of examples without values the shapes are enough
     given = as_tensors(example_inputs, scalars=True)
     inputs = tuple(torch.zeros_like(x, device="cpu") if x.is_meta else x.cpu() for x in given)
-    require_looking(packed, changing_hooks(packed, inputs), known=True)
+    settle_hooks(packed, gm, inputs)
     require_evaluation(packed)
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)
     context = LowerContext(infer_shapes(packed, inputs), record.packed)

@@ -41,6 +41,7 @@ __all__ = [
     "overload_of",
     "pruned_tensor",
     "rename",
+    "take_hooks",
     "tracer_of",
     "unknown_operator",
 ]
@@ -93,6 +94,13 @@ def pruned_tensor(hook: prune.BasePruningMethod) -> str:
 def hook_tables(module: nn.Module) -> tuple[dict[int, Any], ...]:
     """What is called before and behind the module's own `forward`, to be exchanged in place."""
     return module._forward_pre_hooks, module._forward_hooks
+
+
+def take_hooks(module: nn.Module, source: nn.Module) -> None:
+    """Let a module call the hooks around `forward` that another one has."""
+    for kind in ("_forward_pre_hooks", "_forward_hooks"):
+        for name in (kind, f"{kind}_with_kwargs"):
+            getattr(module, name).update(getattr(source, name))
 
 
 _HOOKS = (

@@ -15,7 +15,7 @@ from bnnfx.graph.given_models import copy_of
 from bnnfx.graph.inplace import home_of
 from bnnfx.graph.operators import Mode, operator_of
 from bnnfx.graph.shapes import leaves_of
-from bnnfx.private_interfaces import changes_of, hook_tables
+from bnnfx.private_interfaces import hook_tables, take_hooks
 
 REMEDY = "do what the hook does in forward, or in a module of its own, and remove the hook"
 
@@ -28,8 +28,8 @@ def hooked(model: nn.Module) -> dict[str, nn.Module]:
 def changing_hooks(model: nn.Module, inputs: tuple[Any, ...] | None) -> frozenset[str]:
     """The modules with hooks that change something, or may: all of them without inputs to run the model on.
 
-    A hook only looks if it returns None in both modes, and writes neither into what it is given nor into the tensors
-    of its module. It is called for that, as in use, with a copy of the model.
+    A hook only looks if, in both modes, it returns None, and leaves what it is given and the tensors of its module with
+    the values that they have. It is called for that, as in use, by a copy of the model.
 
     Args:
         model: any module; it is not changed.
@@ -42,44 +42,57 @@ def changing_hooks(model: nn.Module, inputs: tuple[Any, ...] | None) -> frozense
     if not paths or inputs is None:
         return frozenset(paths)
     copied = copy_of(model)
+    if "" in paths and not any(hook_tables(copied)):  # a graph module's copy has none
+        take_hooks(copied, model)
     called: set[str] = set()
     changing: set[str] = set()
     for path, module in hooked(copied).items():
         for table in hook_tables(module):
             for key, hook in table.items():
                 table[key] = _watched(hook, functools.partial(called.add, path), functools.partial(changing.add, path))
+    modes = 0
     for training in (True, False):
         copied.train(training)
         with torch.no_grad(), same_random_state(), suppress(Exception):  # it need not run in both modes
             copied(*copies(inputs))
-    return frozenset(path for path in paths if path in changing or path not in called)
+            modes += 1
+    unseen = paths.keys() - called if modes < 2 else set()
+    return frozenset(changing | unseen)
 
 
 def _watched(hook: Callable[..., Any], called: Callable[[], None], changes: Callable[[], None]) -> Callable[..., Any]:
     def watched(module: nn.Module, *given: Any) -> Any:
         called()
-        tensors = [*_tensors(module), *(x for x in leaves_of(given) if isinstance(x, Tensor))]
-        before = [changes_of(x) for x in tensors]
-        result = hook(module, *given)
-        same = len(now := _tensors(module)) <= len(tensors) and all(x is y for x, y in zip(now, tensors, strict=False))
-        if result is not None or not same or before != [changes_of(x) for x in tensors]:
-            changes()
+        before = copies(_tensors(module, given))
+        changed = True  # so is what fails
+        try:
+            result = hook(module, *given)
+            after = _tensors(module, given)
+            changed = result is not None or len(after) != len(before) or not all(map(_same, before, after))
+        finally:
+            if changed:
+                changes()
         return result
 
     return watched
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
-    """What a module computes with, as far as that is known: what is registered, and a weight that is computed."""
+def _tensors(module: nn.Module, given: object) -> list[Tensor]:
+    """What is given, and what a module computes with as far as that is known: a weight that is computed is no more."""
     computed = (vars(module).get(name) for name in ("weight", "bias"))
-    return [*module.parameters(), *module.buffers(), *(x for x in computed if isinstance(x, Tensor))]
+    others = (x for x in (*computed, *leaves_of(given)) if isinstance(x, Tensor))
+    return [*module.parameters(), *module.buffers(), *others]
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and x.dtype == y.dtype and bool(((x == y) | ((x != x) & (y != y))).all())
 
 
 def require_looking(model: nn.Module, changing: frozenset[str], known: bool) -> None:
-    """Refuse hooks that change what a module of torch, or of ours, or the model as a whole, takes or gives.
+    """Refuse hooks that change what the model as a whole, or a module of torch, takes or gives; for `convert`.
 
-    What the compiler knows of such a module would not be true of it. A layer with a weight stays float in `convert`,
-    and a submodule of the user's own types is kept whole.
+    What the compiler knows of such a module would not be true of it. A layer with a weight stays float, and a submodule
+    of the user's own types is kept whole.
 
     Args:
         model: the module.
@@ -87,22 +100,47 @@ def require_looking(model: nn.Module, changing: frozenset[str], known: bool) -> 
         known: whether the hooks have been run; else they are only taken to change something.
 
     Raises:
-        ConversionError: naming them.
+        ConversionError: naming the modules.
     """
-    found = [f"'{path or type(model).__name__}'" for path in changing if not path or is_of_torch(model, path)]
-    if found:
-        what = "a hook that changes what goes in or comes out" if known else "a hook, which may change values"
-        also = "" if known else "; or give example_inputs, on which it is seen whether it only looks"
-        raise ConversionError(f"{', '.join(sorted(found))} has {what}. The remedy: {REMEDY}{also}.")
+    _refuse(model, changing, known, (*WEIGHT_LAYERS, *_CONTAINERS))
 
 
-def is_of_torch(model: nn.Module, path: str) -> bool:
-    """Whether a submodule is one of torch without a weight layer's own treatment, which is known by its type."""
-    module = model.get_submodule(path)
-    return home_of(type(module)) in ("torch", "bnnfx") and not isinstance(module, (*WEIGHT_LAYERS, *_CONTAINERS))
+def settle_hooks(packed: nn.Module, gm: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Refuse hooks that change what the graph, or a module of torch or ours in it, takes or gives; for `lower`.
+
+    Hooks that only look are taken off.
+
+    Args:
+        packed: a copy of `gm`.
+        gm: the graph to be lowered.
+        inputs: arguments of forward.
+
+    Raises:
+        ConversionError: naming the modules.
+    """
+    if any(hook_tables(gm)):
+        take_hooks(packed, gm)
+    changing = changing_hooks(packed, inputs)
+    _refuse(packed, changing, True, _CONTAINERS)
+    for path, module in hooked(packed).items():
+        for table in hook_tables(module) if path not in changing else ():
+            table.clear()
 
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # these are traced into
+
+
+def _refuse(model: nn.Module, changing: frozenset[str], known: bool, accepted: tuple[type[nn.Module], ...]) -> None:
+    modules = {path: model.get_submodule(path) for path in sorted(changing)}
+    found = [
+        f"'{path or type(model).__name__}'"
+        for path, module in modules.items()
+        if not path or (home_of(type(module)) in ("torch", "bnnfx") and not isinstance(module, accepted))
+    ]
+    if found:
+        what = "a hook that changes what goes in or comes out" if known else "a hook, which may change values"
+        also = "" if known else "; or give example_inputs, on which it is seen whether it only looks"
+        raise ConversionError(f"{', '.join(found)} has {what}. The remedy: {REMEDY}{also}.")
 
 
 def require_evaluation(gm: fx.GraphModule) -> None:

@@ -99,8 +99,8 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
             module_qualified_name in self._leaves
-            or isinstance(m, torch.jit.ScriptModule)  # whose tensors would be constants
-            or isinstance(m, (*_OURS, *WEIGHT_LAYERS))  # subclasses too: they may compute something else, so stay whole
+            # subclasses too: they may compute something else; the tensors of TorchScript would be constants
+            or isinstance(m, (*_OURS, *WEIGHT_LAYERS, torch.jit.ScriptModule))
             or super().is_leaf_module(m, module_qualified_name)
         )
 

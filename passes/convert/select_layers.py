@@ -223,7 +223,7 @@ def _unsupported(layer: nn.Module, only_looked_at: bool) -> Refusal | None:
         return Refusal(computed.reason, f"{computed.remedy} before convert")
     if has_hooks(layer) and not only_looked_at:
         return Refusal(
-            "it has forward hooks, which a binary layer would lose",
+            "it has forward hooks, which change what it computes, or may",
             "remove them before convert, and put back what should stay on the result; or, if they only look, give "
             "example_inputs, on which that is seen",
         )
