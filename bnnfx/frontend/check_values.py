@@ -58,10 +58,10 @@ def first_difference(
     reference, traced = copy.deepcopy(model), copy.deepcopy(gm)
     order = sorted(modes, reverse=True)  # not that of tracing, which state that counts would agree with
     for place, training in enumerate(order):
-        expected = _run(reference, example_inputs, training)
-        if expected is None:
+        expected, found = (_run(module, example_inputs, training) for module in (reference, traced))
+        if expected is None:  # what it has changed until it failed, the graph has changed, too
             continue
-        largest = _distance(expected, _run(traced, example_inputs, training))
+        largest = _distance(expected, found)
         if largest > 0:
             return Difference(_culprit(model, gm, example_inputs, order[: place + 1]), training, largest)
     return None

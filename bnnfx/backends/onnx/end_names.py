@@ -15,14 +15,14 @@ def require_names(what: str, names: Names) -> None:
     """
     if names is None:
         return
-    if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{what} is a list of texts, one per {what.split('_')[0]}; got {names!r}.")
     twice = [name for place, name in enumerate(names) if name in names[:place]]
     if twice:
         raise ValueError(f"{what} has {twice[0]!r} twice; the names of a file differ.")
 
 
-def name_ends(model: ir.Model, inputs: Names, outputs: Names, found: Sequence[str]) -> None:
+def name_ends(model: ir.Model, inputs: Names, outputs: Names, found: Sequence[str], reserved: set[str]) -> None:
     """Name inputs and outputs; another value of such a name loses it.
 
     Args:
@@ -31,9 +31,10 @@ def name_ends(model: ir.Model, inputs: Names, outputs: Names, found: Sequence[st
         outputs: names of the outputs, or None for `found`.
         found: those that the model's own code gives its outputs, empty where it gives none. A name that is taken gets
             a number.
+        reserved: names of inner values, which may not be taken.
 
     Raises:
-        ValueError: another number of names than of inputs or outputs, or a name that an input and an output have.
+        ValueError: another number of names than of inputs or outputs, or a name that is taken.
     """
     graph = model.graph
     for what, names, values in (("input", inputs, graph.inputs), ("output", outputs, graph.outputs)):
@@ -42,29 +43,28 @@ def name_ends(model: ir.Model, inputs: Names, outputs: Names, found: Sequence[st
                 f"{what}_names has {len(names)} name(s), and the file has {len(values)} {what}(s): "
                 f"{', '.join(str(value.name) for value in values)}."
             )
-    both = sorted({*(inputs or ())} & {*(outputs or ())})
-    if both:
-        raise ValueError(f"input_names and output_names both have {both[0]!r}; the names of a file differ.")
-    names_in = [str(value.name) for value in graph.inputs] if inputs is None else list(inputs)
-    if outputs is None and len(found) != len(graph.outputs):  # what forward returns is not to be seen in the graph
-        found = [""] * len(graph.outputs)
-    wanted = {value: name for value, name in zip(graph.outputs, found if outputs is None else outputs, strict=True)}
-    taken = set(names_in)
-    if outputs is not None and (clash := sorted(taken & set(outputs))):
-        raise ValueError(f"output_names has {clash[0]!r}, which is the name of an input; give that another one.")
-    named = {**dict(zip(graph.inputs, names_in, strict=True))}
-    for value in graph.outputs:
-        if wanted[value]:
-            named[value] = _free(wanted[value], taken)
+        for name in names or ():
+            if name in reserved:
+                raise ValueError(f"{what}_names has {name!r}, which is the name of a layer's result; give another one.")
+    named = dict(zip(graph.inputs, [str(v.name) for v in graph.inputs] if inputs is None else inputs, strict=True))
+    taken = {*named.values(), *reserved}
+    for name in outputs or ():
+        if name in taken:
+            raise ValueError(f"output_names has {name!r}, which is the name of an input; give another one.")
+    if outputs is None:  # what forward returns is not always to be seen in the graph
+        outputs = found if len(found) == len(graph.outputs) else [""] * len(graph.outputs)
+    for value, name in zip(graph.outputs, outputs, strict=True):
+        if name:
+            named[value] = _free(name, taken)
             taken.add(named[value])
-    ours = set(named.values())
+    chosen = set(named.values())
     for node in graph.all_nodes():
         for value in node.outputs:
-            if value not in named and value.name in ours:
-                value.name = None if not value.is_graph_output() else _free(str(value.name), taken)
-    for value in graph.initializers.values():
-        if value not in named and value.name in ours:
-            raise AssertionError(f"the constant {value.name} has the name of an input or output")
+            if value not in named and value.name in chosen:
+                value.name = _free(str(value.name), taken) if value.is_graph_output() else None
+    for value in list(graph.initializers.values()):
+        if value.name in chosen:
+            value.name = _free(str(value.name), {*taken, *graph.initializers})
     for value, name in named.items():
         value.name = name
 

@@ -61,7 +61,7 @@ def onnx_model(
         raise ExportError(
             f"The graph cannot be converted to opset {opset}, only to {model.opset_imports['']}; give that, or none."
         )
-    name_ends(model, input_names, output_names, [name for name, _ in results_of(gm)])
+    name_ends(model, input_names, output_names, [name for name, _ in results_of(gm)], set(_wanted(model).values()))
     _name_as_packed_graph(model)
     _merge_slices(model)
     spell_out_windows(model)
@@ -176,14 +176,11 @@ def _name_as_packed_graph(model: ir.Model) -> None:
     Inputs, outputs and initializers keep their names; another value that has one of ours, in any subgraph, loses it.
     """
     graph = model.graph
-    wanted: dict[ir.Value, str] = {}
     for node in graph.all_nodes():
-        names = node.metadata_props.get(NAMES_KEY)
-        if names is not None:
-            node.name, *results = json.loads(names)
-            wanted.update(zip(node.outputs, results, strict=True))
+        if NAMES_KEY in node.metadata_props:
+            node.name = json.loads(node.metadata_props[NAMES_KEY])[0]
     fixed = {value.name for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
-    wanted = {value: name for value, name in wanted.items() if name not in fixed and not value.is_graph_output()}
+    wanted = {value: name for value, name in _wanted(model).items() if name not in fixed}
     names_of_ours = set(wanted.values())
     for node in graph.all_nodes():
         for value in node.outputs:
@@ -191,6 +188,15 @@ def _name_as_packed_graph(model: ir.Model) -> None:
                 value.name = None  # the name fix gives it another
     for value, name in wanted.items():
         value.name = name
+
+
+def _wanted(model: ir.Model) -> dict[ir.Value, str]:
+    """The results of our nodes and their names in the packed graph, but for outputs, which have their own."""
+    wanted: dict[ir.Value, str] = {}
+    for node in model.graph.all_nodes():
+        if NAMES_KEY in node.metadata_props:
+            wanted.update(zip(node.outputs, json.loads(node.metadata_props[NAMES_KEY])[1:], strict=True))
+    return {value: name for value, name in wanted.items() if not value.is_graph_output()}
 
 
 def _merge_slices(model: ir.Model) -> None:
