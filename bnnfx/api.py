@@ -43,11 +43,18 @@ def convert(
     missing keys are those that the scheme adds. A layer that gets another width (BinaryDuo, `Config.widths`) starts
     from a part of its float weight and does not load it.
 
+    The result has the plain attributes of the model (copies, where the name is free and they can be pickled and hold no
+    tensors and modules), the hooks of its layers, and what its own `train()` holds in the other mode or freezes; call
+    `train()` of the result itself for that. It has no methods of the model (`Model.method(result)` calls one) and no
+    hooks of blocks. Hooks that change values keep a layer or block float, and are refused on other layers of torch.
+
     Args:
         model: a module that `torch.fx` can trace; a submodule that it cannot is kept as a float leaf, with a warning.
         scheme: one of `bnnfx.schemes()`.
         example_inputs: arguments of `model.forward`, shaped as in use; optional, lets shapes be checked. A linear layer
-            whose input has other axes than `[N, C]` stays float where they, or the graph itself, tell.
+            whose input has other axes than `[N, C]` stays float where they, or the graph itself, tell. Arguments that
+            are left out, or None at the end, have their defaults in the graph, which does not take them. Without
+            example inputs, every hook is taken to change values.
         config: which layers stay float, and options of the scheme.
         check: compare the traced network with `model` on the example inputs, in evaluation and in training. A submodule
             that is traced wrongly is kept as a float leaf then.
@@ -196,22 +203,25 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     """Fold and bit-pack a trainable graph for inference; `gm` is not changed.
 
     The result computes what `gm.eval()` computes. Where only bits go from one binary layer to the next, they are equal
-    for every input; where a float stream goes on, a folded batch norm can turn a bit whose value was within rounding of
-    its threshold, and `bnnfx.verify` counts those.
+    for every input, but for a batch norm whose gamma / sigma is beyond float32 (3.4e38), and, in an exported file, for
+    NaN in front of a float max-pool, which ONNX Runtime drops. Where a float stream goes on, a folded batch norm can
+    turn a bit whose value was within rounding of its threshold, and `bnnfx.verify` counts those.
 
     Args:
         gm: a graph module in stage TRAINABLE, on any device.
-        example_inputs: arguments of its forward; the batch size stays free, other sizes are fixed.
+        example_inputs: arguments of its forward; the batch size stays free, other sizes are fixed. An input whose first
+            axis is not as long as that of the first input, or that has no axis, has no batch; give a batch of two or
+            more where some input has a first axis of 1.
 
     Returns:
-        A graph module in stage PACKED, in float32 on the CPU, for inference only.
+        A graph module in stage PACKED, in float32 on the CPU, for inference only; without hooks that only look.
 
     Raises:
         StageError: `gm` is no trainable graph of `convert`, or has ternary activations, which `bnnfx.split` replaces.
         ExampleInputError: the example inputs do not fit.
         ConversionError: a float layer reads an activation whose threshold is computed from the activations; or a
             scheme's weights are not -1 and 1, or its activations not what their threshold says; or a weight has no
-            values.
+            values; or a hook changes values; or something stays in training after `eval()`; or it cannot be copied.
 
     >>> import torch
     >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))
