@@ -202,7 +202,8 @@ def trace(
     for name, module in gm.named_modules():
         module.training = modes.get(name, modes[""])
     for name, parameter in gm.named_parameters():
-        parameter.requires_grad_(asked.get(name, parameter.requires_grad))
+        if parameter.requires_grad != asked.get(name, parameter.requires_grad):
+            parameter.requires_grad_(asked[name])
     for path in sorted(called - leaves.keys()):
         leaf = _no_plain_module(model, path)
         if leaf is not None:
