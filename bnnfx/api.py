@@ -1,8 +1,8 @@
 """The compiler's entry points: `convert`, `split`, `lower`, and `export`."""
 
-import copy
 import keyword
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,15 @@ from bnnfx.config import Config
 from bnnfx.errors import ConversionError, ExportError
 from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.frontend.check_values import first_difference
+from bnnfx.frontend.hooks import changing_hooks, hooked, require_evaluation, require_looking, settle_hooks
+from bnnfx.frontend.not_kept import not_kept
 from bnnfx.frontend.trace import trace, weight_layers
 from bnnfx.graph.constant_bits import count_bits, note_constant_bits
 from bnnfx.graph.context import ConvertContext, LowerContext
+from bnnfx.graph.given_models import copy_of, plain_attributes, require_module
 from bnnfx.graph.pass_runner import run_passes
 from bnnfx.graph.record import PassReport, Record, Role, attach, record_of, require_stage
-from bnnfx.graph.shapes import as_tensors, infer_shapes
+from bnnfx.graph.shapes import as_tensors, infer_shapes, number_given
 from bnnfx.graph.stage import Stage, require_two_levels
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.passes.split.split_activations import SplitActivations
@@ -41,11 +44,18 @@ def convert(
     missing keys are those that the scheme adds. A layer that gets another width (BinaryDuo, `Config.widths`) starts
     from a part of its float weight and does not load it.
 
+    The result has the plain attributes of the model (copies, where the name is free and they can be pickled and hold no
+    tensors and modules), the hooks of its layers, and what its own `train()` holds in the other mode or freezes; call
+    `train()` of the result itself for that. It has no methods of the model (`Model.method(result)` calls one) and no
+    hooks of blocks. Hooks that change values keep a layer or block float, and are refused on other layers of torch.
+
     Args:
         model: a module that `torch.fx` can trace; a submodule that it cannot is kept as a float leaf, with a warning.
         scheme: one of `bnnfx.schemes()`.
         example_inputs: arguments of `model.forward`, shaped as in use; optional, lets shapes be checked. A linear layer
-            whose input has other axes than `[N, C]` stays float where they, or the graph itself, tell.
+            whose input has other axes than `[N, C]` stays float where they, or the graph itself, tell. Arguments that
+            are left out, or None at the end, have their defaults in the graph, which does not take them. Without
+            example inputs, every hook is taken to change values.
         config: which layers stay float, and options of the scheme.
         check: compare the traced network with `model` on the example inputs, in evaluation and in training. A submodule
             that is traced wrongly is kept as a float leaf then.
@@ -55,7 +65,8 @@ def convert(
 
     Raises:
         ValueError: unknown scheme or option, or a configuration that names no layer or contradicts itself.
-        ConversionError: the model cannot be traced, or nothing in it can be binarized.
+        ConversionError: the model cannot be traced or copied, is no plain module, or was converted before; or nothing
+            in it can be binarized.
         ExampleInputError: the example inputs do not fit the model.
 
     >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))
@@ -67,26 +78,32 @@ def convert(
     if not isinstance(config, Config):
         raise ValueError(f"config is a bnnfx.Config, or None for the usual one; got {config!r}.")
     options = chosen.resolve(config.options)
+    _refuse_converted(model)
     passes = pipelines.with_extensions(pipelines.CONVERT)
     canonicalizing = [kind for kind in passes if kind.requires is Stage.TRACED]
-    checked = check and example_inputs is not None and _have_values(model, example_inputs)
     whole: dict[str, str] = {}  # what is traced wrongly, as the values tell
+    inputs = None if example_inputs is None else as_tensors(example_inputs, scalars=True)
+    require_module(model)
+    known = inputs is not None and _have_values(model, inputs)
+    changing = changing_hooks(model, inputs if known else None)
+    require_looking(model, changing, known)
+    looking = frozenset(hooked(model)) - changing
     while True:
         try:
-            gm, leaves, modes = trace(model, whole)
+            gm, leaves, modes = trace(model, whole, given=number_given(inputs), changing=changing)
         except ConversionError as error:
             _refuse_names(model, error)
             raise
         ranges: dict[fx.Node, tuple[float, float]] = {}
-        shapes = {} if example_inputs is None else infer_shapes(gm, example_inputs, ranges=ranges)
+        shapes = {} if inputs is None else infer_shapes(gm, inputs, ranges=ranges)
         layers = weight_layers(model)
         trace_report = PassReport("Trace", refused=leaves, role=Role.DECIDES)
         record = Record(Stage.TRACED, chosen.name, options, [trace_report], layers=layers)
-        context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers)
+        context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers, looking=looking)
         run_passes(gm, canonicalizing, context, record)
-        if not checked or example_inputs is None:
+        if inputs is None or not known or not check:
             break
-        difference = first_difference(model, gm, as_tensors(example_inputs), modes)
+        difference = first_difference(model, gm, inputs, modes)
         if difference is None:
             break
         if not difference.path or difference.path in whole:
@@ -98,27 +115,39 @@ def convert(
         whole[difference.path] = f"it {difference}"
     run_passes(gm, [kind for kind in passes if kind not in canonicalizing], context, record)
     attach(gm, record)
+    gm.keep_attributes(plain_attributes(model))
     for leaf in leaves:
         warnings.warn(f"'{leaf.subject}' is {leaf.reason}", stacklevel=2)
-    if checked and example_inputs is not None and _vary(example_inputs):
-        for dead in note_constant_bits(gm, record, count_bits(gm, as_tensors(example_inputs))):
+    lost = not_kept(model, gm)
+    if lost:
+        warnings.warn(lost, stacklevel=2)
+    if check and known and inputs is not None and _vary(inputs):
+        for dead in note_constant_bits(gm, record, count_bits(gm, inputs)):
             warnings.warn(f"'{dead.subject}': {dead.reason}. To change it: {dead.remedy}.", stacklevel=2)
     return gm
 
 
-def _vary(example_inputs: tuple[Any, ...]) -> bool:
+def _vary(inputs: tuple[torch.Tensor, ...]) -> bool:
     """Whether the inputs are more than a shape: of zeros, all bits are the same."""
-    return any(bool((x != x.flatten()[0]).any()) for x in as_tensors(example_inputs) if x.numel())
+    return any(bool((x != x.flatten()[0]).any()) for x in inputs if x.numel())
 
 
-def _have_values(model: nn.Module, example_inputs: tuple[Any, ...]) -> bool:
-    return not any(x.is_meta for x in (*as_tensors(example_inputs), *model.parameters(), *model.buffers()))
+def _refuse_converted(model: object) -> None:
+    record = record_of(model) if isinstance(model, fx.GraphModule) else None
+    if record is not None:
+        then = "train it, then lower it" if record.stage is Stage.TRAINABLE else "export it"
+        raise ConversionError(
+            f"This graph was converted before, with scheme {record.scheme!r}, and is in stage {record.stage.value}: "
+            f"{then}. To convert in another way, pass the float model."
+        )
+
+
+def _have_values(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> bool:
+    return not any(x.is_meta for x in (*inputs, *model.parameters(), *model.buffers()))
 
 
 def _refuse_names(model: nn.Module, error: ConversionError) -> None:
     """Raise if names explain why a model cannot be traced; torch.fx writes them into the code of the graph."""
-    if not isinstance(model, nn.Module):
-        return
     names = [name for name, _ in (*model.named_modules(), *model.named_parameters(), *model.named_buffers())]
     parts = {part: name for name in names for part in name.split(".")}
     bad = [name for part, name in parts.items() if keyword.iskeyword(part) or set(part) & set('"\n\r')]
@@ -159,7 +188,7 @@ def split(gm: fx.GraphModule) -> fx.GraphModule:
             f"split makes two binary activations of each ternary one, and this graph {found}; "
             "bnnfx.convert(model, scheme='binaryduo') returns one with ternary activations."
         )
-    result = copy.deepcopy(gm)
+    result = copy_of(gm)
     run_passes(result, pipelines.with_extensions(pipelines.SPLIT), None, record)
     attach(result, record)
     return result
@@ -183,22 +212,25 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     """Fold and bit-pack a trainable graph for inference; `gm` is not changed.
 
     The result computes what `gm.eval()` computes. Where only bits go from one binary layer to the next, they are equal
-    for every input; where a float stream goes on, a folded batch norm can turn a bit whose value was within rounding of
-    its threshold, and `bnnfx.verify` counts those.
+    for every input, but for a batch norm whose gamma / sigma is beyond float32 (3.4e38), and, in an exported file, for
+    NaN in front of a float max-pool, which ONNX Runtime drops. Where a float stream goes on, a folded batch norm can
+    turn a bit whose value was within rounding of its threshold, and `bnnfx.verify` counts those.
 
     Args:
         gm: a graph module in stage TRAINABLE, on any device.
-        example_inputs: arguments of its forward; the batch size stays free, other sizes are fixed.
+        example_inputs: arguments of its forward; the batch size stays free, other sizes are fixed. An input whose first
+            axis is not as long as that of the first input, or that has no axis, has no batch; give a batch of two or
+            more where some input has a first axis of 1.
 
     Returns:
-        A graph module in stage PACKED, in float32 on the CPU, for inference only.
+        A graph module in stage PACKED, in float32 on the CPU, for inference only; without hooks that only look.
 
     Raises:
         StageError: `gm` is no trainable graph of `convert`, or has ternary activations, which `bnnfx.split` replaces.
         ExampleInputError: the example inputs do not fit.
         ConversionError: a float layer reads an activation whose threshold is computed from the activations; or a
             scheme's weights are not -1 and 1, or its activations not what their threshold says; or a weight has no
-            values.
+            values; or a hook changes values; or something stays in training after `eval()`; or it cannot be copied.
 
     >>> import torch
     >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))
@@ -214,9 +246,12 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
             f"'{valueless[0]}' has no values, which lower folds and packs: it is on the device meta. Load weights with "
             "load_state_dict(state, assign=True)."
         )
-    packed = copy.deepcopy(gm).cpu().float().eval().requires_grad_(False)
+    packed = copy_of(gm).cpu().float().eval().requires_grad_(False)
     # of examples without values the shapes are enough
-    inputs = tuple(torch.zeros_like(x, device="cpu") if x.is_meta else x.cpu() for x in as_tensors(example_inputs))
+    given = as_tensors(example_inputs, scalars=True)
+    inputs = tuple(torch.zeros_like(x, device="cpu") if x.is_meta else x.cpu() for x in given)
+    settle_hooks(packed, gm, inputs)
+    require_evaluation(packed)
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)
     context = LowerContext(infer_shapes(packed, inputs), record.packed)
     run_passes(packed, pipelines.with_extensions(pipelines.LOWER), context, record)
@@ -267,6 +302,8 @@ def export_onnx(
     example_inputs: tuple[Any, ...] | None = None,
     dialect: str = "bnnfx",
     opset: int | None = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
 ) -> Path:
     """Write a graph as one ONNX file with a free batch size: `export` for the targets that are ONNX.
 
@@ -278,15 +315,20 @@ def export_onnx(
             in any ONNX Runtime and at full speed where the kernel library is registered), `"standard"` (standard
             operators only), or a registered one.
         opset: version of the standard operator set, from 18 to the newest that is installed; 18 if not given.
+        input_names: names of the inputs in the file, in the order of forward; those of its arguments if not given.
+        output_names: names of the outputs, in order; if not given, the keys and fields of what forward returns, where
+            it has any. None among them is left out.
 
     Returns:
         The path written.
 
     Raises:
-        ValueError: unknown dialect, or an opset that is too old or too new.
+        ValueError: unknown dialect; an opset that is too old or too new; names that are too many, too few, or not
+            different.
         StageError: `gm` is neither trainable nor packed.
         ExportError: `path` cannot be written, or some node cannot be exported.
     """
     require_dialect(dialect)
-    options = {} if opset is None else {"opset": opset}
+    names = {"opset": opset, "input_names": input_names, "output_names": output_names}
+    options = {name: value for name, value in names.items() if value is not None}
     return export(gm, path, dialect, example_inputs=example_inputs, **options)

@@ -9,12 +9,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload
 from torch._ops import _OpNamespace as OperatorNamespace
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from torch.nn.modules.batchnorm import _NormBase as NormWithStatistics
 from torch.nn.modules.dropout import _DropoutNd as Dropout
 from torch.nn.modules.lazy import LazyModuleMixin as LazyModule
+from torch.nn.utils import prune
 
 __all__ = [
     "TRILINEAR",
@@ -26,13 +28,20 @@ __all__ = [
     "OperatorNamespace",
     "accept_any_axes",
     "changes_of",
+    "compiled_module",
     "convolve",
+    "count_hooks",
     "has_hooks",
     "has_hooks_before",
+    "hook_tables",
+    "hooks_before",
     "invalid_argument",
     "invalid_graph",
+    "is_aten",
     "overload_of",
+    "pruned_tensor",
     "rename",
+    "take_hooks",
     "tracer_of",
     "unknown_operator",
 ]
@@ -65,6 +74,51 @@ def overload_of(op: Any) -> tuple[Callable[..., Any], tuple[str, ...], tuple[str
     arguments = op._opoverload._schema.arguments
     tensors = tuple(a.name for a in arguments if isinstance(a.type, torch.TensorType))
     return op._opoverload, tensors, tuple(a.name for a in arguments[len(tensors) :])
+
+
+def compiled_module(module: nn.Module) -> nn.Module | None:
+    """What `torch.compile` returned this module for; the type of what it returns is in a private module."""
+    return module._modules.get("_orig_mod")
+
+
+def is_aten(target: object) -> bool:
+    """Whether a graph calls an operator of ATen by its overload; the type of overloads is in a private module."""
+    return isinstance(target, OpOverload) and target.namespace == "aten"
+
+
+def pruned_tensor(hook: prune.BasePruningMethod) -> str:
+    """The name of the tensor that a pruning mask is on; `prune.remove` asks for it."""
+    return hook._tensor_name
+
+
+def hook_tables(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    """What is called before and behind the module's own `forward`, to be exchanged in place."""
+    return module._forward_pre_hooks, module._forward_hooks
+
+
+def take_hooks(module: nn.Module, source: nn.Module) -> None:
+    """Let a module call the hooks around `forward` that another one has."""
+    for kind in ("_forward_pre_hooks", "_forward_hooks"):
+        for name in (kind, f"{kind}_with_kwargs"):
+            getattr(module, name).update(getattr(source, name))
+
+
+_HOOKS = (
+    *("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+
+
+def count_hooks(module: nn.Module) -> int:
+    """How many hooks of all kinds a module and its own parameters have; they cannot be asked for."""
+    own = sum(len(getattr(module, kind, None) or ()) for kind in _HOOKS)
+    kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    return own + sum(len(getattr(p, kind, None) or ()) for p in module.parameters(recurse=False) for kind in kinds)
+
+
+def hooks_before(module: nn.Module) -> list[Any]:
+    """What is called before the module's own `forward`."""
+    return list(module._forward_pre_hooks.values())
 
 
 def has_hooks_before(module: nn.Module) -> bool:

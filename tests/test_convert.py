@@ -384,7 +384,7 @@ def test_untraceable_forward_names_the_model_and_the_remedy():
 
 
 def test_not_a_module():
-    with pytest.raises(ConversionError, match="got function"):
+    with pytest.raises(ConversionError, match=r"the function given is no torch\.nn\.Module"):
         bnnfx.convert(lambda x: x, "xnor")
 
 

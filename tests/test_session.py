@@ -139,3 +139,30 @@ def test_lists_of_numbers(session: bnnfx.Session, inputs: tuple[Tensor, Tensor])
     """They are float64 for numpy."""
     with pytest.raises(ValueError, match=r"got float32 .* float64"):
         session.run(inputs[0], inputs[1].tolist())
+
+
+class Streams(nn.Module):
+    """Our operators alone, and behind them a mean, which is the runtime's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 70, 3), nn.Conv2d(70, 64, 3), nn.Conv2d(64, 64, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for channels in (70, 64, 64))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.norms[1](self.b(self.norms[0](self.a(x))))
+        x = x + self.norms[2](self.c(x))
+        return x, x.mean((2, 3))
+
+
+def test_what_is_equal_to_the_last_bit(tmp_path: Path) -> None:
+    """Outputs of our operators, whatever computes them; a mean within the rounding of its sum."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 3, 15, 17)
+    gm = bnnfx.convert(Streams(), "bireal", config=Config(keep_float=()))
+    path = bnnfx.export_onnx(gm, tmp_path / "m.onnx", example_inputs=(x,))
+    runs = [bnnfx.load(path, threads=n, kernels=k).run(x) for n in (1, 2, 3) for k in (True, False)]
+    for stream, mean in runs[1:]:
+        assert stream.tobytes() == runs[0][0].tobytes()
+        pixels = stream.shape[2] * stream.shape[3]
+        assert np.abs(mean - runs[0][1]).max() <= pixels * 2.0**-23 * np.abs(stream).max()

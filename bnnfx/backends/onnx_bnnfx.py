@@ -3,20 +3,26 @@
 The file runs in any ONNX Runtime, and at full speed where the kernel library is registered.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bnnfx.backends.target import Target, register_target
+from bnnfx.backends.target import ONNX_OPTIONS, Target, register_target
 
 if TYPE_CHECKING:
     from torch import fx
 
 
-def _render(gm: "fx.GraphModule", opset: int | None) -> bytes:
+def _render(
+    gm: "fx.GraphModule",
+    opset: int | None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> bytes:
     from bnnfx.backends.onnx.onnx_file import content, onnx_model
     from bnnfx.backends.onnx.packed_maps import packed_maps_of
 
-    model = onnx_model(gm, opset)
+    model = onnx_model(gm, opset, input_names, output_names)
     return content(model, packed_maps_of(model, gm))
 
 
-register_target(Target("bnnfx", "ONNX that runs anywhere, and fast with our kernels", _render, {"opset": None}, True))
+register_target(Target("bnnfx", "ONNX that runs anywhere, and fast with our kernels", _render, ONNX_OPTIONS, True))

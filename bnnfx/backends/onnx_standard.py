@@ -1,20 +1,26 @@
 """Target `standard`: ONNX with standard operators only."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bnnfx.backends.target import Target, register_target
+from bnnfx.backends.target import ONNX_OPTIONS, Target, register_target
 
 if TYPE_CHECKING:
     from torch import fx
 
 
-def _render(gm: "fx.GraphModule", opset: int | None) -> bytes:
+def _render(
+    gm: "fx.GraphModule",
+    opset: int | None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> bytes:
     from bnnfx.backends.onnx.onnx_file import content, onnx_model, with_standard_operators
     from bnnfx.backends.onnx.packed_maps import packed_maps_of
 
-    model = onnx_model(gm, opset)
+    model = onnx_model(gm, opset, input_names, output_names)
     maps = packed_maps_of(model, gm)  # they are found by our nodes
     return content(with_standard_operators(model), maps)
 
 
-register_target(Target("standard", "ONNX of standard operators only", _render, {"opset": None}, True))
+register_target(Target("standard", "ONNX of standard operators only", _render, ONNX_OPTIONS, True))

@@ -39,6 +39,9 @@ class Target:
         return self.render(gm, **complete_options(f"Target {self.name!r}", self.options, options))
 
 
+ONNX_OPTIONS: Mapping[str, Any] = {"opset": None, "input_names": None, "output_names": None}
+"""Of our own targets that are ONNX: what `export_onnx` takes."""
+
 TARGETS = Registry(Target, "bnnfx.targets")
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor, fx, nn
 
 from bnnfx.graph.inplace import home_of
 from bnnfx.graph.shapes import leaves_of
+
+M = TypeVar("M", bound=nn.Module)
 
 _ROUNDING = 1e-4
 """What two spellings of one function may differ by, as a share of the largest value."""
@@ -54,21 +56,20 @@ def first_difference(
         modes: the modes to compare in, by what `training` is.
     """
     reference, traced = copy.deepcopy(model), copy.deepcopy(gm)
-    for training in sorted(
-        modes, reverse=True
-    ):  # not in the order of tracing, which state that counts would agree with
-        expected = _run(reference, example_inputs, training)
-        if expected is None:
+    order = sorted(modes, reverse=True)  # not that of tracing, which state that counts would agree with
+    for place, training in enumerate(order):
+        expected, found = (_run(module, example_inputs, training) for module in (reference, traced))
+        if expected is None:  # what it has changed until it failed, the graph has changed, too
             continue
-        largest = _distance(expected, _run(traced, example_inputs, training))
+        largest = _distance(expected, found)
         if largest > 0:
-            return Difference(_culprit(model, gm, example_inputs, training), training, largest)
+            return Difference(_culprit(model, gm, example_inputs, order[: place + 1]), training, largest)
     return None
 
 
 def _run(module: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Any] | None:
     """The outputs of a module in one mode; None if it fails."""
-    module.train(training)
+    module.train(training)  # its own may return nothing
     with torch.no_grad(), same_random_state():
         try:
             return leaves_of(module(*copies(inputs)))
@@ -118,14 +119,16 @@ def _apart(x: Any, y: Any) -> float:
     return largest if largest > _ROUNDING * max(float(finite.max()) if finite.numel() else 0.0, 1e-30) else 0.0
 
 
-def _culprit(model: nn.Module, gm: fx.GraphModule, inputs: tuple[Any, ...], training: bool) -> str:
+def _culprit(model: nn.Module, gm: fx.GraphModule, inputs: tuple[Any, ...], modes: list[bool]) -> str:
     """The first submodule, in the order in which they return, whose result none of the nodes traced in it has.
+
+    Both are run in one mode after the other, as when the difference was found in the last.
 
     A layer that is called as a whole gives what it is given: then it is the forward that calls it, which differs.
     """
-    values = _values_by_submodule(gm, inputs, training)
+    values = _values_by_submodule(gm, inputs, modes)
     whole = {str(node.target) for node in gm.graph.nodes if node.op == "call_module"}
-    for path, outputs in _results_of_submodules(model, inputs, training):
+    for path, outputs in _results_of_submodules(model, inputs, modes):
         found = values.get(path)
         if found is not None and any(all(_apart(x, y) > 0 for y in found) for x in outputs):
             return path.rpartition(".")[0] if path in whole or _is_of_torch(model, path) else path
@@ -136,7 +139,7 @@ def _is_of_torch(model: nn.Module, path: str) -> bool:
     return home_of(model.get_submodule(path)) == "torch"
 
 
-def _values_by_submodule(gm: fx.GraphModule, inputs: tuple[Any, ...], training: bool) -> dict[str, list[Any]]:
+def _values_by_submodule(gm: fx.GraphModule, inputs: tuple[Any, ...], modes: list[bool]) -> dict[str, list[Any]]:
     """The values that a graph computes, by the submodules in whose forward each was traced."""
     values: dict[str, list[Any]] = defaultdict(list)
 
@@ -148,14 +151,23 @@ def _values_by_submodule(gm: fx.GraphModule, inputs: tuple[Any, ...], training: 
             return result
 
     with torch.no_grad(), same_random_state():
-        keeping = Keeping(copy.deepcopy(gm).train(training))
+        keeping = Keeping(_after(gm, inputs, modes))
         with suppress(Exception):  # it goes as far as it goes
             keeping.run(*copies(inputs))
     return values
 
 
-def _results_of_submodules(model: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[tuple[str, list[Any]]]:
-    model = copy.deepcopy(model).train(training)
+def _after(module: M, inputs: tuple[Any, ...], modes: list[bool]) -> M:
+    """A copy in the last of some modes, after runs in those before."""
+    copied = copy.deepcopy(module)
+    for training in modes[:-1]:
+        _run(copied, inputs, training)
+    copied.train(modes[-1])
+    return copied
+
+
+def _results_of_submodules(model: nn.Module, inputs: tuple[Any, ...], modes: list[bool]) -> list[tuple[str, list[Any]]]:
+    model = _after(model, inputs, modes)
     results: list[tuple[str, list[Any]]] = []
 
     def keep(path: str) -> Any:
@@ -165,7 +177,7 @@ def _results_of_submodules(model: nn.Module, inputs: tuple[Any, ...], training: 
         return hook
 
     for path, module in model.named_modules():
-        if path:
+        if path and not isinstance(module, torch.jit.ScriptModule):  # these take no hooks
             module.register_forward_hook(keep(path))
     with torch.no_grad(), same_random_state():
         model(*copies(inputs))

@@ -1,17 +1,18 @@
 """Tracing a user's module, in both modes; what cannot be traced is kept whole, as a leaf, with the reason."""
 
-import copy
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import fx, nn
 
 from bnnfx.errors import ConversionError, first_line
+from bnnfx.frontend.hooks import REMEDY
 from bnnfx.frontend.modes import differing_modules, follow_both_modes
-from bnnfx.graph.dataflow import WEIGHT_LAYERS
-from bnnfx.graph.graph_module import BinaryGraphModule
+from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_calls
+from bnnfx.graph.given_models import copy_of, obstacle, require_module
+from bnnfx.graph.graph_module import BinaryGraphModule, Held
 from bnnfx.graph.inplace import home_of, unsafe_calls, unsafe_writes
 from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
@@ -57,10 +58,25 @@ class _Tracer(fx.Tracer):
 
     proxy_buffer_attributes = True  # what is computed of them is a part of the graph, as it is of parameters
 
-    def __init__(self, leaves: frozenset[str] = frozenset()) -> None:  # unpickling a graph makes one without arguments
+    # unpickling a graph makes one without arguments
+    def __init__(self, leaves: frozenset[str] = frozenset(), given: int | None = None) -> None:
         super().__init__()
         self._leaves = leaves
+        self._given = given
         self._numbers: dict[fx.Node, bool] = {}
+
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """Arguments that are not given have their default, for which the graph has no input."""
+        function, arguments = super().create_args_for_root(root_fn, is_module, concrete_args)
+        if self._given is not None:
+            for place in range(self._given + is_module, len(arguments)):
+                node = arguments[place].node
+                if node.args:  # it has a default
+                    arguments[place] = node.args[0]
+                    self.graph.erase_node(node)
+        return function, arguments
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return _Proxy(node, self)
@@ -83,15 +99,17 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return (
             module_qualified_name in self._leaves
-            or isinstance(m, (*_OURS, *WEIGHT_LAYERS))  # subclasses too: they may compute something else, so stay whole
+            # subclasses too: they may compute something else; the tensors of TorchScript would be constants
+            or isinstance(m, (*_OURS, *WEIGHT_LAYERS, torch.jit.ScriptModule))
             or super().is_leaf_module(m, module_qualified_name)
         )
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """A submodule is traced without its hooks, which are no part of a graph; see `bnnfx.frontend.hooks`."""
         try:
-            return super().call_module(m, forward, args, kwargs)
+            return super().call_module(m, m.forward, args, kwargs)
         except _Untraceable:
             raise
         except Exception as error:
@@ -117,33 +135,48 @@ class Traced(NamedTuple):
         modes: those in which the graph does what the model does, by what `training` is there.
     """
 
-    gm: fx.GraphModule
+    gm: BinaryGraphModule
     remarks: list[Remark]
     modes: tuple[bool, ...]
 
 
-def trace(model: nn.Module, whole: Mapping[str, str] | None = None) -> Traced:
+def trace(
+    model: nn.Module,
+    whole: Mapping[str, str] | None = None,
+    given: int | None = None,
+    changing: Collection[str] = (),
+) -> Traced:
     """Trace a copy of `model`, in training and in evaluation: the graph follows `train()` and `eval()` as it does.
+
+    What the model's own `train()` holds in evaluation, or in training, the graph holds, too.
 
     Args:
         model: any module.
         whole: the submodules to keep as leaves whatever they do, each with the reason.
+        given: how many arguments its forward is called with, if that is known: others have their defaults in the graph.
+        changing: the submodules with hooks that change values, which are kept as leaves; other hooks of what is traced
+            into are left out.
 
     Raises:
-        ConversionError: the forward of the model itself cannot be traced.
+        ConversionError: the forward of the model itself cannot be traced, or it is no plain module that can be copied.
     """
-    if not isinstance(model, nn.Module):
-        raise ConversionError(f"convert needs a torch.nn.Module; got {type(model).__name__}.")
+    require_module(model)
     modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
-    model = copy.deepcopy(model)
+    asked = {name: parameter.requires_grad for name, parameter in model.named_parameters(remove_duplicate=False)}
+    model = copy_of(model)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    leaves = {path: _Leaf(reason, _TRACED_WRONG) for path, reason in (whole or {}).items()}
+    traced_into = [path for path in changing if path and not isinstance(model.get_submodule(path), WEIGHT_LAYERS)]
+    leaves = {path: _Leaf(_CHANGED, REMEDY) for path in traced_into}
+    leaves |= {path: _Leaf(reason, _TRACED_WRONG) for path, reason in (whole or {}).items()}
+    held = {training: _held(model, training) for training in (False, True)}
     remarks: list[Remark] = []
     _allow_tracing_batch_norms(model)
     while True:
-        evaluation = _trace(model.eval(), leaves)
+        model.eval()
+        evaluation = _trace(model, leaves, given)
         both = set(leaves)
-        graphs = {False: evaluation, True: _trace(model.train(), leaves)}
+        model.train()
+        graphs = {False: evaluation, True: _trace(model, leaves, given)}
         for path in leaves.keys() - both:
             _mark_if_identity(model, path, evaluation)
         with torch.no_grad():  # a subclass of a batch norm counts its batches while it is traced
@@ -159,29 +192,56 @@ def trace(model: nn.Module, whole: Mapping[str, str] | None = None) -> Traced:
             remarks.append(Remark(type(model).__name__, found[""].reason, found[""].remedy))
             break
         leaves |= {path: leaf for path, leaf in found.items() if path}
+    called = {str(node.target) for graph in graphs.values() for node in module_calls(graph, nn.Module)}
     one_mode = (modes[""],) if remarks else ()
     gm = graphs[modes[""] if one_mode else False]
     if not one_mode:
         follow_both_modes(gm, graphs[True].graph, model)
     gm.recompile()
+    gm.hold(held)
     for name, module in gm.named_modules():
         module.training = modes.get(name, modes[""])
+    for name, parameter in gm.named_parameters():
+        if parameter.requires_grad != asked.get(name, parameter.requires_grad):
+            parameter.requires_grad_(asked[name])
+    for path in sorted(called - leaves.keys()):
+        leaf = _no_plain_module(model, path)
+        if leaf is not None:
+            leaves[path] = leaf
     remarks += [
         Remark(path, f"kept as a float leaf, {leaf.reason}", leaf.remedy)
         for path, leaf in leaves.items()
-        if not getattr(model.get_submodule(path), DROPS_MARK, False)
+        if not getattr(model.get_submodule(path), DROPS_MARK, False) and (path in called or leaf.reason != _CHANGED)
     ]
     return Traced(gm, remarks, modes=one_mode or (False, True))
 
 
-def _trace(model: nn.Module, leaves: dict[str, _Leaf]) -> fx.GraphModule:
+def _no_plain_module(model: nn.Module, path: str) -> _Leaf | None:
+    """Why a submodule is kept whole, if that is because of what it is."""
+    refusal = obstacle(model.get_submodule(path))
+    return None if refusal is None else _Leaf(f"it {refusal.reason}", f"as this submodule, {refusal.remedy}")
+
+
+def _held(model: nn.Module, training: bool) -> Held:
+    """What a model's own `train()` does not switch, and the parameters whose gradient it turns off."""
+    asked = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    model.train(training)
+    return Held(
+        frozenset(path for path, module in model.named_modules() if module.training != training),
+        frozenset(name for name, parameter in asked if not parameter.requires_grad),
+    )
+
+
+def _trace(model: nn.Module, leaves: dict[str, _Leaf], given: int | None) -> BinaryGraphModule:
     """The graph of a model in the mode that it is in; `leaves` grows by what cannot be traced."""
     while True:
         try:
-            graph = _Tracer(frozenset(leaves)).trace(model)
+            graph = _Tracer(frozenset(leaves), given).trace(model)
             return BinaryGraphModule(model, graph, type(model).__name__)
         except _Untraceable as failure:
-            leaves[failure.path] = _Leaf(f"torch.fx cannot trace it: {first_line(failure.cause)}", _NO_DECISIONS)
+            leaves[failure.path] = _no_plain_module(model, failure.path) or _Leaf(
+                f"torch.fx cannot trace it: {first_line(failure.cause)}", _NO_DECISIONS
+            )
         except Exception as error:
             raise ConversionError(
                 f"{type(model).__name__}.forward cannot be traced by torch.fx: {first_line(error)} Move the part that "
@@ -191,7 +251,7 @@ def _trace(model: nn.Module, leaves: dict[str, _Leaf]) -> fx.GraphModule:
 
 
 def _obstacles(
-    model: nn.Module, graphs: dict[bool, fx.GraphModule], leaves: dict[str, _Leaf]
+    model: nn.Module, graphs: Mapping[bool, fx.GraphModule], leaves: dict[str, _Leaf]
 ) -> Iterator[tuple[str, _Leaf]]:
     """What has to become a leaf, by its path; the empty path is the model itself, which cannot.
 
@@ -245,6 +305,7 @@ def _allow_tracing_batch_norms(model: nn.Module) -> None:
             accept_any_axes(module)
 
 
+_CHANGED = "it has a hook that changes what goes in or comes out, or may"
 _NO_DECISIONS = (
     "write its forward without Python decisions about values (torch.where for an if), or move only the part that needs "
     "them into a submodule of its own"

@@ -26,6 +26,7 @@ class ConvertContext:
         ranges: the least and the most of every value on the example inputs, in evaluation; empty without them.
         leaves: the submodules that could not be traced, with the reason.
         layers: the layers with a weight of the user's model and their types; `SelectLayers` adds functional calls.
+        looking: the modules whose hooks were seen to only look.
         binary: the layers that will be binarized and their resolved options; `SelectLayers` fills it.
     """
 
@@ -36,6 +37,7 @@ class ConvertContext:
     ranges: dict[fx.Node, tuple[float, float]] = field(default_factory=dict)
     leaves: Sequence[Remark] = ()
     layers: dict[str, str] = field(default_factory=dict)
+    looking: frozenset[str] = frozenset()
     binary: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def is_binary(self, node: fx.Node) -> bool:

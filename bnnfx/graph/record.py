@@ -10,11 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from bnnfx.errors import Refusal as Refusal
 from bnnfx.errors import StageError
+from bnnfx.graph.given_models import obstacle
 from bnnfx.graph.graph_module import BinaryGraphModule
+from bnnfx.nn import ActivationBinarizer, BinaryLayer
 
 if TYPE_CHECKING:
     from bnnfx.graph.stage import Stage
@@ -122,4 +124,16 @@ def require_stage(gm: object, stage: "Stage", function: str) -> Record:
         return record
     given = f"a graph in stage {record.stage.value}" if record is not None else f"a {type(gm).__name__}"
     maker = {"trainable": "bnnfx.convert", "packed": "bnnfx.lower"}[stage.value]
-    raise StageError(f"{function} takes a graph in stage {stage.value}, which {maker} returns; got {given}.")
+    refusal = obstacle(gm) if record is None else None
+    why = "" if refusal is None else f", which {refusal.reason}. The remedy: {refusal.remedy}"
+    if refusal is None and record is None and isinstance(gm, nn.Module):
+        why = f". {_LOST if any(isinstance(part, _OURS) for part in gm.modules()) else _FLOAT}"
+    raise StageError(f"{function} takes a graph in stage {stage.value}, which {maker} returns; got {given}{why}.")
+
+
+_OURS = (ActivationBinarizer, BinaryLayer)
+_FLOAT = "Call bnnfx.convert first"
+_LOST = (
+    "It has binary layers, but is no graph of bnnfx any more: what was made of one, or around one, does not keep what "
+    "bnnfx knows of it. Do that to the float model, and convert the result; or pass the graph inside"
+)

@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -51,23 +51,54 @@ class _ShapeRecorder(fx.Interpreter):
             self.ranges[node] = float(least), float(most)
 
 
-def as_tensors(example_inputs: object) -> tuple[torch.Tensor, ...]:
-    """The example inputs, if they are a tuple of batched tensors.
+def as_tensors(example_inputs: object, *, scalars: bool = False) -> tuple[torch.Tensor, ...]:
+    """The example inputs, if they are a tuple of batched tensors; without what is None at its end.
+
+    Args:
+        example_inputs: what was given.
+        scalars: let all but the first be a tensor without axes.
 
     Raises:
         ExampleInputError: they are not.
     """
-    if isinstance(example_inputs, tuple | list) and all(isinstance(x, torch.Tensor) and x.ndim for x in example_inputs):
-        return tuple(example_inputs)
-    given = (
+    if isinstance(example_inputs, tuple | list):
+        given = list(example_inputs)
+        while len(given) > 1 and given[-1] is None:
+            given.pop()
+        if all(isinstance(x, torch.Tensor) and (x.ndim or (scalars and place)) for place, x in enumerate(given)):
+            return tuple(given)
+        if len(given) > 1 and any(x is None for x in given):
+            raise ExampleInputError(
+                "Among example_inputs None may only be last: a graph takes the arguments in front of it, and others "
+                "have their defaults. Let forward take what is given first."
+            )
+    kinds = (
         f"({', '.join(type(x).__name__ for x in example_inputs)})"
         if isinstance(example_inputs, tuple | list)
         else type(example_inputs).__name__
     )
     raise ExampleInputError(
         "example_inputs is a tuple of tensors whose first axis is the batch, one per argument of forward, such as "
-        f"(x,); got {given}."
+        f"(x,); got {kinds}."
     )
+
+
+def number_given(example_inputs: object) -> int | None:
+    """How many arguments of forward example inputs are; None without any.
+
+    Raises:
+        ExampleInputError: they are no tuple of tensors.
+    """
+    return None if example_inputs is None else len(as_tensors(example_inputs, scalars=True))
+
+
+def with_batch(shapes: Sequence[torch.Size]) -> list[bool]:
+    """Which inputs have the batch as their first axis: those whose first axis is as long as that of the first input.
+
+    >>> with_batch([torch.Size([4, 3, 8, 8]), torch.Size([1]), torch.Size([4, 2]), torch.Size([])])
+    [True, False, True, False]
+    """
+    return [bool(shape) and shape[0] == shapes[0][0] for shape in shapes]
 
 
 def leaves_of(value: object) -> list[Any]:
@@ -105,7 +136,7 @@ def infer_shapes(
     Raises:
         ExampleInputError: wrong number or shape of inputs, naming the node that fails.
     """
-    example_inputs = as_tensors(example_inputs)
+    example_inputs = as_tensors(example_inputs, scalars=True)
     weights = (*gm.parameters(), *gm.buffers())
     if any(x.is_meta for x in (*example_inputs, *weights)):  # shapes are all that there is
         compute = False

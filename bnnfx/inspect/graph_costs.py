@@ -22,6 +22,7 @@ from bnnfx.graph.dataflow import (
     packed_op,
     packed_result,
 )
+from bnnfx.graph.given_models import copy_of
 from bnnfx.graph.operators import Kind, operator_of, operator_of_type
 from bnnfx.graph.shapes import infer_shapes
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
@@ -43,12 +44,17 @@ _FLOAT_BYTES = 4
 
 
 def as_graph(model: nn.Module, inputs: int) -> fx.GraphModule:
-    """The model as a graph; one that cannot be traced as the single call of a leaf with so many inputs."""
+    """The model as a graph; one that cannot be traced as the single call of a leaf with so many inputs.
+
+    Raises:
+        ConversionError: it cannot be copied.
+    """
     if isinstance(model, fx.GraphModule):
         return model
     try:
-        return trace(model)[0]
+        return trace(model, given=inputs).gm
     except ConversionError:
+        model = copy_of(model)  # what cannot be copied cannot be run on the side, either
         graph = fx.Graph()
         arguments = tuple(graph.placeholder(f"input_{index}") for index in range(inputs))
         graph.output(graph.call_module(WHOLE, arguments))

@@ -11,6 +11,7 @@ from rich.text import Text
 from torch import fx, nn
 
 from bnnfx.errors import ExampleInputError
+from bnnfx.graph.given_models import obstacle
 from bnnfx.graph.record import record_of
 from bnnfx.graph.shapes import as_tensors
 from bnnfx.graph.stage import Stage
@@ -131,11 +132,14 @@ def summary(model: nn.Module | str | Path, example_inputs: tuple[Any, ...] | Non
     >>> print(summary(nn.Conv2d(3, 8, 3), (torch.zeros(1, 3, 9, 7),)).totals.float_macs)
     7560
     """
-    inputs = None if example_inputs is None else as_tensors(example_inputs)
+    inputs = None if example_inputs is None else as_tensors(example_inputs, scalars=True)
     if isinstance(model, str | Path):
         return Summary(str(model), tuple(file_costs(Path(model), inputs)))
     if not isinstance(model, nn.Module):
-        raise TypeError(f"summary takes a module, a graph or the path of an ONNX file; got a {type(model).__name__}.")
+        given, refusal = f"a {type(model).__name__}", obstacle(model)
+        if refusal is not None:
+            given += f", which {refusal.reason}. The remedy: {refusal.remedy}"
+        raise TypeError(f"summary takes a module, a graph or the path of an ONNX file; got {given}.")
     record = record_of(model) if isinstance(model, fx.GraphModule) else None
     if inputs is None and record is not None and record.stage is Stage.PACKED:
         inputs = tuple(torch.zeros(shape, dtype=dtype) for shape, dtype in record.inputs)

@@ -3,8 +3,9 @@
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from bnnfx.errors import ConversionError
 from bnnfx.nn.observer import ChannelStatistics
 from bnnfx.nn.sign import Surrogate, sign, steps
 from bnnfx.numerics.surrogates import unit_identity
@@ -28,7 +29,17 @@ class ActivationBinarizer(nn.Module):
     statistics: ChannelStatistics | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Binarize `x` of any float type and shape `[N, C, ...]`."""
+        """Binarize `x` of any float type and shape `[N, C, ...]`.
+
+        Raises:
+            ConversionError: a tracer of another package looks inside.
+        """
+        if isinstance(x, fx.Proxy):
+            raise ConversionError(
+                f"torch.fx traces into a {type(self).__name__} here, which would lose what bnnfx knows of the graph. "
+                "Rewrite the float model (with create_feature_extractor, say) and convert the result. What stays float "
+                "in a converted graph is not prepared for quantization; quantize those layers in the exported file."
+            )
         bits = self.binarize(x)
         if self.statistics is not None:
             self.statistics.update(x, bits)

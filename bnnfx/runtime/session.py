@@ -106,7 +106,10 @@ def load(path: str | Path, *, threads: int = 0, kernels: bool = True) -> Session
         kernels: register the bnnfx kernel library; without it the functions stored in the file run instead.
 
     Returns:
-        The session; its results do not depend on `kernels` or `threads`.
+        The session. Every output of our operators is the same to the last bit whatever `kernels`, `threads` and the
+        instruction set are. The runtime's own float operators (convolutions, pools, means) may sum in another order,
+        which changes their values, and with them whole outputs, by 3e-8 to 2e-7 of the values; where a sum is that
+        close to a threshold, it may turn a bit, and `bnnfx.verify` counts those.
 
     Raises:
         ModelFileError: no such file, no ONNX file, or a file of a newer op-set version.

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from bnnfx.errors import ConversionError
 from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, depends_on_input, is_add, is_kind, module_calls, module_of
+from bnnfx.graph.given_models import computed_weight
 from bnnfx.graph.operators import Kind, Sign, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal, Remark, Role
@@ -59,7 +60,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         if chosen is False:
             return Refusal("stays float because Config.layers says binarize=False", f"{binarize}, or drop that entry")
         calls = [node for node in self.gm.graph.nodes if node.op == "call_module" and node.target == match.target]
-        obstacle = _unsupported(layer) or self._scheme_refuses(layer)
+        obstacle = _unsupported(layer, name in self.context.looking) or self._scheme_refuses(layer)
         for call in calls if obstacle is None else ():
             obstacle = obstacle or self._wrong_rank(call) or self._constant_sign(call)
         if obstacle is not None:
@@ -209,7 +210,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         )
 
 
-def _unsupported(layer: nn.Module) -> Refusal | None:
+def _unsupported(layer: nn.Module, only_looked_at: bool) -> Refusal | None:
     if isinstance(layer, LazyModule):
         return Refusal("its weight is not made yet", "run the model once on an input before convert")
     if parametrize.is_parametrized(layer):
@@ -217,10 +218,14 @@ def _unsupported(layer: nn.Module) -> Refusal | None:
             "its weight is parametrized",
             "call torch.nn.utils.parametrize.remove_parametrizations on it before convert",
         )
-    if has_hooks(layer):
+    computed = computed_weight(layer)
+    if computed is not None:
+        return Refusal(computed.reason, f"{computed.remedy} before convert")
+    if has_hooks(layer) and not only_looked_at:
         return Refusal(
-            "it has forward hooks (weight normalization is one), which a binary layer would lose",
-            "remove them before convert, and put back what should stay on the result",
+            "it has forward hooks, which change what it computes, or may",
+            "remove them before convert, and put back what should stay on the result; or, if they only look, give "
+            "example_inputs, on which that is seen",
         )
     kind = layer_kind(layer)
     if kind is None:

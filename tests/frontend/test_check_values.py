@@ -109,6 +109,8 @@ def test_right_graphs_pass(forward: Callable[[nn.Module, Tensor], Tensor]) -> No
 
 
 def test_mode_in_which_the_model_does_not_run_is_left_out() -> None:
-    layers = (nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 6), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+    """The first batch norm has moved when the second, with one value per channel, fails."""
+    norms = nn.BatchNorm2d(8), nn.BatchNorm2d(8)
+    layers = (nn.Conv2d(3, 8, 3), norms[0], nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 6), norms[1], nn.Conv2d(8, 4, 1))
     gm = bnnfx.convert(nn.Sequential(*layers), "xnor", example_inputs=(torch.randn(1, 3, 10, 10),))
     assert gm.training

@@ -140,3 +140,27 @@ def test_model_that_takes_another_path_in_training_is_said_to() -> None:
         with pytest.warns(UserWarning, match="converted for one mode only"):
             gm = bnnfx.convert(Auxiliary().train(training), "xnor")
         assert isinstance(gm(torch.randn(IMAGE)), tuple) is training
+
+
+class FrozenNorm(Net):
+    """Its own `train()` keeps the batch norm in evaluation, and returns nothing."""
+
+    def train(self, mode: bool = True) -> None:  # type: ignore[override]
+        super().train(mode)
+        self.bn.eval()
+        self.inner.eval()
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+def test_own_train_is_followed_in_both_modes(training: bool) -> None:
+    """The values agree with those of the model, whose check would fail otherwise; and so after a copy."""
+    inner = Calls(lambda x, training: F.dropout2d(x, 0.5, training))
+    model = FrozenNorm(nn.Sequential(inner, nn.BatchNorm2d(8), nn.Dropout(0.5)))
+    x = torch.randn(IMAGE)
+    gm = copy.deepcopy(bnnfx.convert(model, "xnor", example_inputs=(x,)))
+    gm.train(training)
+    assert (gm.training, gm.bn.training, gm.conv.training) == (training, False, training)
+    traced = copy.deepcopy(trace(model).gm)
+    for module in (model, traced):
+        module.train(training)
+    torch.testing.assert_close(traced(x), model(x))

@@ -362,6 +362,12 @@ CASES: dict[str, Case] = {
             )
         },
     ),
+    "computed weight": Case(
+        "layer",
+        "computed by spectral_norm",
+        lambda: One(nn.Conv2d(8, 8, 1), nn.utils.spectral_norm),
+        {"model": lambda: One(nn.utils.remove_spectral_norm(nn.utils.spectral_norm(nn.Conv2d(8, 8, 1))))},
+    ),
     "hooks": Case(
         "layer",
         "forward hooks",

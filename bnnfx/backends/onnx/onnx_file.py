@@ -5,7 +5,7 @@ import json
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass, NameFixPass, RemoveUnusedNodesPass
 from torch import fx
 
+from bnnfx.backends.onnx.end_names import Names, name_ends, require_names
 from bnnfx.backends.onnx.functions import OLDEST_OPSET, function_protos
 from bnnfx.backends.onnx.packed_maps import PackedMap, write_packed_maps
 from bnnfx.backends.onnx.pool_windows import refuse_divisors, spell_out_windows
@@ -26,7 +27,8 @@ from bnnfx.backends.onnx.symbolic import NAMES_KEY, replace_packed_ops
 from bnnfx.backends.onnx.unexportable import first_unexportable, spelling, why
 from bnnfx.errors import ExportError
 from bnnfx.graph.record import require_stage
-from bnnfx.graph.shapes import leaves_of
+from bnnfx.graph.results import flatten_results, results_of
+from bnnfx.graph.shapes import with_batch
 from bnnfx.graph.stage import Stage
 from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
 from bnnfx.runtime.session import OPSET_KEY, newest_opset
@@ -36,17 +38,23 @@ _EXPORTING = threading.RLock()  # torch's exporter changes its own modules and t
 _IR_VERSION = 9  # what ONNX Runtime 1.17, the oldest we support, reads
 
 
-def onnx_model(gm: fx.GraphModule, opset: int | None = None) -> onnx.ModelProto:
+def onnx_model(
+    gm: fx.GraphModule, opset: int | None = None, input_names: Names = None, output_names: Names = None
+) -> onnx.ModelProto:
     """The graph as ONNX with a free batch size: our operators as nodes of our domain, with their functions.
 
     Args:
         gm: a graph in stage PACKED.
         opset: version of the standard operator set, from 18 to what is installed here; 18 if not given.
+        input_names: names of the inputs in the file; those of forward if not given.
+        output_names: names of the outputs; if not given, the keys and fields of what forward returns.
 
     Raises:
-        ValueError: an opset that is too old or too new.
+        ValueError: an opset that is too old or too new; names that are too many, too few, or not different.
         ExportError: some node cannot be exported.
     """
+    require_names("input_names", input_names)
+    require_names("output_names", output_names)
     opset = OLDEST_OPSET if opset is None else _require_opset(opset)
     record = require_stage(gm, Stage.PACKED, "export")
     model = _export(gm, record.inputs, opset)
@@ -54,6 +62,7 @@ def onnx_model(gm: fx.GraphModule, opset: int | None = None) -> onnx.ModelProto:
         raise ExportError(
             f"The graph cannot be converted to opset {opset}, only to {model.opset_imports['']}; give that, or none."
         )
+    name_ends(model, input_names, output_names, [name for name, _ in results_of(gm)], set(_wanted(model).values()))
     _name_as_packed_graph(model)
     _merge_slices(model)
     spell_out_windows(model)
@@ -111,20 +120,23 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
     _refuse_numbers(gm)
     standard = copy.deepcopy(gm)
     replace_packed_ops(standard)
+    flatten_results(standard)
+    free = with_batch([shape for shape, _ in inputs])
     # a batch of 1 would be taken for a constant
-    examples = tuple(torch.zeros((2, *shape[1:]), dtype=dtype) for shape, dtype in inputs)
+    sizes = [(2, *shape[1:]) if batched else shape for (shape, _), batched in zip(inputs, free, strict=True)]
+    examples = tuple(torch.zeros(size, dtype=dtype) for size, (_, dtype) in zip(sizes, inputs, strict=True))
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"][: len(inputs)]
 
     def write(beginning: fx.GraphModule) -> str | None:
         replace_packed_ops(beginning)
         try:
-            _write(beginning, examples, opset)
+            _write(beginning, examples, free, opset)
         except Exception as error:
             return why(error)
         return None
 
     try:
-        return _write(standard, examples, opset, names)
+        return _write(standard, examples, free, opset, names)
     except Exception as error:
         found = first_unexportable(gm, examples, write)
         what = "The packed graph" if found is None else spelling(gm, found[0])
@@ -135,7 +147,11 @@ def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ..
 
 
 def _write(
-    gm: fx.GraphModule, examples: tuple[torch.Tensor, ...], opset: int, names: list[str] | None = None
+    gm: fx.GraphModule,
+    examples: tuple[torch.Tensor, ...],
+    free: Sequence[bool],
+    opset: int,
+    names: list[str] | None = None,
 ) -> ir.Model:
     batch = torch.export.Dim("batch")
     with _EXPORTING, _quiet():
@@ -146,18 +162,21 @@ def _write(
             verbose=False,
             opset_version=opset,
             input_names=names,
-            dynamic_shapes=tuple({0: batch} for _ in examples),
+            dynamic_shapes=tuple({0: batch} if batched else {} for batched in free),
         )
     assert program is not None and program.exported_program is not None
     refuse_divisors(program.exported_program.graph)
-    if any(value.shape is None or isinstance(value.shape[0], int) for value in program.model.graph.inputs):
-        raise ExportError("It fixes the batch size (x.flatten(1), or -1 for the batch in a reshape, leaves it free).")
+    for value, batched in zip(program.model.graph.inputs, free, strict=True):
+        if batched and (value.shape is None or isinstance(value.shape[0], int)):
+            raise ExportError(
+                "It fixes the batch size (x.flatten(1), or -1 for the batch in a reshape, leaves it free)."
+            )
     return program.model
 
 
 def _refuse_numbers(gm: fx.GraphModule) -> None:
     """Raise if a constant is among the outputs; None is left out of the file, with the exporter."""
-    constants = leaves_of(gm.graph.output_node().args[0])
+    constants = [value for _, value in results_of(gm) if not isinstance(value, fx.Node)]
     if constants:
         raise ExportError(
             f"forward returns the constant {constants[0]!r}, and the outputs of ONNX are tensors; return tensors alone."
@@ -170,14 +189,11 @@ def _name_as_packed_graph(model: ir.Model) -> None:
     Inputs, outputs and initializers keep their names; another value that has one of ours, in any subgraph, loses it.
     """
     graph = model.graph
-    wanted: dict[ir.Value, str] = {}
     for node in graph.all_nodes():
-        names = node.metadata_props.get(NAMES_KEY)
-        if names is not None:
-            node.name, *results = json.loads(names)
-            wanted.update(zip(node.outputs, results, strict=True))
+        if NAMES_KEY in node.metadata_props:
+            node.name = json.loads(node.metadata_props[NAMES_KEY])[0]
     fixed = {value.name for value in (*graph.inputs, *graph.outputs, *graph.initializers.values())}
-    wanted = {value: name for value, name in wanted.items() if name not in fixed and not value.is_graph_output()}
+    wanted = {value: name for value, name in _wanted(model).items() if name not in fixed}
     names_of_ours = set(wanted.values())
     for node in graph.all_nodes():
         for value in node.outputs:
@@ -185,6 +201,15 @@ def _name_as_packed_graph(model: ir.Model) -> None:
                 value.name = None  # the name fix gives it another
     for value, name in wanted.items():
         value.name = name
+
+
+def _wanted(model: ir.Model) -> dict[ir.Value, str]:
+    """The results of our nodes and their names in the packed graph, but for outputs, which have their own."""
+    wanted: dict[ir.Value, str] = {}
+    for node in model.graph.all_nodes():
+        if NAMES_KEY in node.metadata_props:
+            wanted.update(zip(node.outputs, json.loads(node.metadata_props[NAMES_KEY])[1:], strict=True))
+    return {value: name for value, name in wanted.items() if not value.is_graph_output()}
 
 
 def _merge_slices(model: ir.Model) -> None:

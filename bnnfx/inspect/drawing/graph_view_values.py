@@ -24,7 +24,7 @@ class Values:
         self._shapes: dict[fx.Node, torch.Size] | None = None
         self._batch, self._item = 1, 4
         if example_inputs is not None:
-            inputs = as_tensors(example_inputs)
+            inputs = as_tensors(example_inputs, scalars=True)
             self._shapes, self._batch = _shapes(gm, inputs)
             self._item = inputs[0].element_size() if inputs else 4
 
