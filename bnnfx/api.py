@@ -24,6 +24,7 @@ from bnnfx.graph.stage import Stage, require_two_levels
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.passes.split.split_activations import SplitActivations
 from bnnfx.schemes import get_scheme
+from bnnfx.verification.checks import check_file, check_lowered, is_whole, run_trainable
 
 
 def convert(
@@ -169,7 +170,7 @@ def _is_ternary(gm: fx.GraphModule) -> bool:
     return any(isinstance(module, ActivationBinarizer) and module.split() is not None for module in gm.modules())
 
 
-def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule:
+def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...], *, check: bool = True) -> fx.GraphModule:
     """Fold and bit-pack a trainable graph for inference; `gm` is not changed.
 
     The result computes what `gm.eval()` computes. Where only bits go from one binary layer to the next, they are equal
@@ -179,6 +180,8 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     Args:
         gm: a graph module in stage TRAINABLE, on any device.
         example_inputs: arguments of its forward; the batch size stays free, other sizes are fixed.
+        check: compare the result with `gm` on the first two samples of the example inputs, as `bnnfx.verify` does, and
+            return nothing that differs by more than rounding. On the device meta they have no values to compare.
 
     Returns:
         A graph module in stage PACKED, in float32 on the CPU, for inference only.
@@ -188,7 +191,7 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
         ExampleInputError: the example inputs do not fit.
         ConversionError: a float layer reads an activation whose threshold is computed from the activations; or a
             scheme's weights are not -1 and 1, or its activations not what their threshold says; or a weight has no
-            values.
+            values; or the result computes something else than `gm`.
 
     >>> import torch
     >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))
@@ -206,11 +209,18 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
         )
     packed = copy.deepcopy(gm).cpu().float().eval().requires_grad_(False)
     # of examples without values the shapes are enough
-    inputs = tuple(torch.zeros_like(x, device="cpu") if x.is_meta else x.cpu() for x in as_tensors(example_inputs))
+    given = as_tensors(example_inputs)
+    inputs = tuple(torch.zeros_like(x, device="cpu") if x.is_meta else x.cpu() for x in given)
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)
-    context = LowerContext(infer_shapes(packed, inputs), record.packed)
+    expected = None
+    if check and all(len(x) and not x.is_meta for x in given):
+        expected = run_trainable(packed, inputs)
+    shapes = infer_shapes(packed, inputs) if expected is None or not is_whole(inputs) else expected.shapes
+    context = LowerContext(shapes, record.packed, record.same_bits)
     run_passes(packed, pipelines.with_extensions(pipelines.LOWER), context, record)
     attach(packed, record)
+    if expected is not None:
+        check_lowered(expected, packed, record, inputs)
     return packed
 
 
@@ -220,6 +230,7 @@ def export(
     target: str = "bnnfx",
     *,
     example_inputs: tuple[Any, ...] | None = None,
+    check: bool = True,
     **options: Any,
 ) -> Path:
     """Write a graph as one file.
@@ -229,6 +240,9 @@ def export(
         path: the file to write; it appears whole or not at all. What is no regular file is written to.
         target: what to write, one of `bnnfx.targets()`.
         example_inputs: arguments of forward, needed to lower a trainable graph.
+        check: run what is to be written, where it is ONNX of ours, on random inputs of the shapes that the graph was
+            lowered for, with the kernel library and without, and write nothing that differs from the packed graph by
+            more than rounding; and check what is lowered first.
         **options: those of the target.
 
     Returns:
@@ -237,7 +251,9 @@ def export(
     Raises:
         ValueError: unknown target, or an option that the target does not take.
         StageError: `gm` is neither trainable nor packed.
-        ExportError: `path` cannot be written, or the target cannot hold the graph.
+        ExportError: `path` cannot be written, the target cannot hold the graph, or what it made of it computes
+            something else or does not run.
+        ConversionError: see `lower`.
     """
     chosen = TARGETS.get(target)
     path = require_folder(path)
@@ -245,9 +261,12 @@ def export(
     if record is not None and record.stage is Stage.TRAINABLE:
         if example_inputs is None:
             raise ExportError("A trainable graph is lowered first, which needs example_inputs=(x,); none were given.")
-        gm = lower(gm, example_inputs)
-    require_stage(gm, Stage.PACKED, "export")
-    return write_whole(path, chosen.content(gm, options))
+        gm = lower(gm, example_inputs, check=check)
+    record = require_stage(gm, Stage.PACKED, "export")
+    content = chosen.content(gm, options)
+    if check and chosen.onnx:
+        check_file(gm, record, content if isinstance(content, bytes) else content.encode())
+    return write_whole(path, content)
 
 
 def export_onnx(
@@ -257,6 +276,7 @@ def export_onnx(
     example_inputs: tuple[Any, ...] | None = None,
     dialect: str = "bnnfx",
     opset: int | None = None,
+    check: bool = True,
 ) -> Path:
     """Write a graph as one ONNX file with a free batch size: `export` for the targets that are ONNX.
 
@@ -268,6 +288,7 @@ def export_onnx(
             in any ONNX Runtime and at full speed where the kernel library is registered), `"standard"` (standard
             operators only), or a registered one.
         opset: version of the standard operator set, from 18 to the newest that is installed; 18 if not given.
+        check: run the file before it is written, see `export`.
 
     Returns:
         The path written.
@@ -275,8 +296,10 @@ def export_onnx(
     Raises:
         ValueError: unknown dialect, or an opset that is too old or too new.
         StageError: `gm` is neither trainable nor packed.
-        ExportError: `path` cannot be written, or some node cannot be exported.
+        ExportError: `path` cannot be written, some node cannot be exported, or the file computes something else than
+            the packed graph or does not run.
+        ConversionError: see `lower`.
     """
     require_dialect(dialect)
     options = {} if opset is None else {"opset": opset}
-    return export(gm, path, dialect, example_inputs=example_inputs, **options)
+    return export(gm, path, dialect, example_inputs=example_inputs, check=check, **options)

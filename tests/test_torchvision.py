@@ -12,8 +12,8 @@ from torch import Tensor, fx, nn
 
 import bnnfx
 from bnnfx._torchvision import import_torchvision
-from bnnfx.inspect.bit_trace import trace_bits
-from bnnfx.inspect.verification import compare
+from bnnfx.verification.bit_trace import trace_bits
+from bnnfx.verification.comparison import compare
 
 NETWORKS = ("resnet18", "vgg11_bn", "alexnet")
 

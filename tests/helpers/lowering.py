@@ -13,10 +13,10 @@ from bnnfx.graph.context import LowerContext
 from bnnfx.graph.pass_runner import run_passes
 from bnnfx.graph.record import attach, record_of
 from bnnfx.graph.shapes import infer_shapes
-from bnnfx.inspect.bit_trace import trace_bits
-from bnnfx.inspect.verification import compare
 from bnnfx.passes.lower.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
 from bnnfx.pipelines import LOWER
+from bnnfx.verification.bit_trace import trace_bits
+from bnnfx.verification.comparison import compare
 from helpers.graphs import Ran, text
 
 
