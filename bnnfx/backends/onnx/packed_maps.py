@@ -114,10 +114,9 @@ def _compared(name: str, producers: dict[str, onnx.NodeProto]) -> tuple[str, ...
 def packed_maps(model: onnx.ModelProto) -> list[PackedMap]:
     """The packed maps of a file that `export_onnx` wrote."""
     text = next((entry.value for entry in model.metadata_props if entry.key == _KEY), "[]")
-    return [
-        PackedMap(**{name: tuple(x) if isinstance(x, list) else x for name, x in m.items()}) for m in json.loads(text)
-    ]
+    return [_read(fields) for fields in json.loads(text)]
 
 
 def _read(fields: dict[str, Any]) -> PackedMap:
-    return PackedMap(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+    return PackedMap(**(fields | lists))
