@@ -521,7 +521,7 @@ def other_padding(attributes: dict[str, Any]) -> bool:
 
 ONNX_FILE = "bnnfx.backends.onnx.onnx_file"
 STEPS: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
-    "the exporter's constants": ("bnnfx", f"{ONNX_FILE}._export", lambda m: edit_initializer(m, "stem", nudge)),
+    "the exporter's constants": ("bnnfx", f"{ONNX_FILE}._export", lambda m: edit_initializer(m, "head.weight", nudge)),
     "the weights of a kernel": (
         "bnnfx",
         f"{ONNX_FILE}._name_as_packed_graph",
