@@ -293,6 +293,16 @@ def test_a_binarizer_that_one_side_lacks(gm: fx.GraphModule, packed: fx.GraphMod
     assert "only one of the two has 'b_sign'" in str(result) and "'b_sign'" in result.objection
 
 
+def test_a_file_that_says_nothing_of_its_bits(packed: fx.GraphModule, path: Path, x: Tensor, tmp_path: Path) -> None:
+    model = onnx.load(path)
+    kept = [entry for entry in model.metadata_props if entry.key != "bnnfx.packed_maps"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, tmp_path / "m.onnx")
+    result = bnnfx.verify(packed, tmp_path / "m.onnx", (x,))
+    assert not result and result.missing == ("a_sign", "b_sign", "c_sign")
+
+
 class Shared(nn.Module):
     """Two layers that binarize one map alike, max-pooling in front of a sign, and equal nodes for the exporter."""
 

@@ -276,9 +276,7 @@ def _pairs(a: BitTrace, b: BitTrace) -> tuple[list[tuple[str, Bits, Bits]], tupl
         x, y = a.bits_of(name, same), b.bits_of(name, same)
         if x is not None and y is not None:
             pairs.append((name, x, y))
-        elif (lacking := a if x is None else b).of_file and (
-            name in a.as_floats | b.as_floats or not lacking.bits  # of standard operators, without packed layers
-        ):
+        elif (a if x is None else b).of_file and name in a.as_floats | b.as_floats:
             continue
         elif name not in a.inner | b.inner:
             missing.append(name)
