@@ -40,12 +40,10 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with the table below
     from bnnfx.errors import StageError as StageError
     from bnnfx.inspect import Explanation as Explanation
     from bnnfx.inspect import Summary as Summary
-    from bnnfx.inspect import Verification as Verification
     from bnnfx.inspect import draw as draw
     from bnnfx.inspect import explain as explain
     from bnnfx.inspect import report as report
     from bnnfx.inspect import summary as summary
-    from bnnfx.inspect import verify as verify
     from bnnfx.optimizer_state import split_optimizer_state as split_optimizer_state
     from bnnfx.runtime import Session as Session
     from bnnfx.runtime import library_path as library_path
@@ -54,6 +52,8 @@ if TYPE_CHECKING:  # for type checkers; a test compares it with the table below
     from bnnfx.schemes import Scheme as Scheme
     from bnnfx.schemes import register_scheme as register_scheme
     from bnnfx.schemes import schemes as schemes
+    from bnnfx.verification import Verification as Verification
+    from bnnfx.verification import verify as verify
 
     __version__: str
 
@@ -73,11 +73,12 @@ _PUBLIC = {
         "ModelSourceError",
         "StageError",
     ),
-    "bnnfx.inspect": ("Explanation", "Summary", "Verification", "draw", "explain", "report", "summary", "verify"),
+    "bnnfx.inspect": ("Explanation", "Summary", "draw", "explain", "report", "summary"),
     "bnnfx.optimizer_state": ("split_optimizer_state",),
     "bnnfx.runtime": ("Session", "library_path", "load"),
     "bnnfx.schedule": ("Schedule",),
     "bnnfx.schemes": ("Scheme", "register_scheme", "schemes"),
+    "bnnfx.verification": ("Verification", "verify"),
 }
 """The public names, by the module that defines them."""
 

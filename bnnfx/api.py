@@ -28,6 +28,7 @@ from bnnfx.graph.stage import Stage, require_two_levels
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.passes.split.split_activations import SplitActivations
 from bnnfx.schemes import get_scheme
+from bnnfx.verification.checks import check_file, check_lowered, is_whole, run_trainable
 
 
 def convert(
@@ -208,7 +209,7 @@ def _is_ternary(gm: fx.GraphModule) -> bool:
     return any(isinstance(module, ActivationBinarizer) and module.split() is not None for module in gm.modules())
 
 
-def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule:
+def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...], *, check: bool = True) -> fx.GraphModule:
     """Fold and bit-pack a trainable graph for inference; `gm` is not changed.
 
     The result computes what `gm.eval()` computes. Where only bits go from one binary layer to the next, they are equal
@@ -221,6 +222,8 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
         example_inputs: arguments of its forward; the batch size stays free, other sizes are fixed. An input whose first
             axis is not as long as that of the first input, or that has no axis, has no batch; give a batch of two or
             more where some input has a first axis of 1.
+        check: compare the result with `gm` on the first two samples of the example inputs, as `bnnfx.verify` does, and
+            return nothing that differs by more than rounding. On the device meta they have no values to compare.
 
     Returns:
         A graph module in stage PACKED, in float32 on the CPU, for inference only; without hooks that only look.
@@ -230,7 +233,8 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
         ExampleInputError: the example inputs do not fit.
         ConversionError: a float layer reads an activation whose threshold is computed from the activations; or a
             scheme's weights are not -1 and 1, or its activations not what their threshold says; or a weight has no
-            values; or a hook changes values; or something stays in training after `eval()`; or it cannot be copied.
+            values; or a hook changes values; or something stays in training after `eval()`; or it cannot be copied; or
+            the result computes something else than `gm`.
 
     >>> import torch
     >>> model = nn.Sequential(*(nn.Conv2d(8, 8, 3) for _ in range(3)))
@@ -253,9 +257,15 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> fx.GraphModule
     settle_hooks(packed, gm, inputs)
     require_evaluation(packed)
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)
-    context = LowerContext(infer_shapes(packed, inputs), record.packed)
+    expected = None
+    if check and all(x.numel() and not x.is_meta for x in given):
+        expected = run_trainable(packed, inputs)
+    shapes = infer_shapes(packed, inputs) if expected is None or not is_whole(inputs) else expected.shapes
+    context = LowerContext(shapes, record.packed, record.same_bits)
     run_passes(packed, pipelines.with_extensions(pipelines.LOWER), context, record)
     attach(packed, record)
+    if expected is not None:
+        check_lowered(expected, packed, record, inputs)
     return packed
 
 
@@ -265,6 +275,7 @@ def export(
     target: str = "bnnfx",
     *,
     example_inputs: tuple[Any, ...] | None = None,
+    check: bool = True,
     **options: Any,
 ) -> Path:
     """Write a graph as one file.
@@ -274,6 +285,9 @@ def export(
         path: the file to write; it appears whole or not at all. What is no regular file is written to.
         target: what to write, one of `bnnfx.targets()`.
         example_inputs: arguments of forward, needed to lower a trainable graph.
+        check: run what is to be written, where it is ONNX of ours, on random inputs of the shapes that the graph was
+            lowered for, with the kernel library and without, and write nothing that differs from the packed graph by
+            more than rounding; and check what is lowered first.
         **options: those of the target.
 
     Returns:
@@ -282,7 +296,9 @@ def export(
     Raises:
         ValueError: unknown target, or an option that the target does not take.
         StageError: `gm` is neither trainable nor packed.
-        ExportError: `path` cannot be written, or the target cannot hold the graph.
+        ExportError: `path` cannot be written, the target cannot hold the graph, or what it made of it computes
+            something else or does not run.
+        ConversionError: see `lower`.
     """
     chosen = TARGETS.get(target)
     path = require_folder(path)
@@ -290,9 +306,12 @@ def export(
     if record is not None and record.stage is Stage.TRAINABLE:
         if example_inputs is None:
             raise ExportError("A trainable graph is lowered first, which needs example_inputs=(x,); none were given.")
-        gm = lower(gm, example_inputs)
-    require_stage(gm, Stage.PACKED, "export")
-    return write_whole(path, chosen.content(gm, options))
+        gm = lower(gm, example_inputs, check=check)
+    record = require_stage(gm, Stage.PACKED, "export")
+    content = chosen.content(gm, options)
+    if check and chosen.onnx:
+        check_file(gm, record, content if isinstance(content, bytes) else content.encode())
+    return write_whole(path, content)
 
 
 def export_onnx(
@@ -304,6 +323,7 @@ def export_onnx(
     opset: int | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    check: bool = True,
 ) -> Path:
     """Write a graph as one ONNX file with a free batch size: `export` for the targets that are ONNX.
 
@@ -318,6 +338,7 @@ def export_onnx(
         input_names: names of the inputs in the file, in the order of forward; those of its arguments if not given.
         output_names: names of the outputs, in order; if not given, the keys and fields of what forward returns, where
             it has any. None among them is left out.
+        check: run the file before it is written, see `export`.
 
     Returns:
         The path written.
@@ -326,9 +347,11 @@ def export_onnx(
         ValueError: unknown dialect; an opset that is too old or too new; names that are too many, too few, or not
             different.
         StageError: `gm` is neither trainable nor packed.
-        ExportError: `path` cannot be written, or some node cannot be exported.
+        ExportError: `path` cannot be written, some node cannot be exported, or the file computes something else than
+            the packed graph or does not run.
+        ConversionError: see `lower`.
     """
     require_dialect(dialect)
     names = {"opset": opset, "input_names": input_names, "output_names": output_names}
     options = {name: value for name, value in names.items() if value is not None}
-    return export(gm, path, dialect, example_inputs=example_inputs, **options)
+    return export(gm, path, dialect, example_inputs=example_inputs, check=check, **options)

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 import bnnfx
 from bnnfx import Config, ExportError, ModelFileError, StageError
-from bnnfx.inspect.bit_trace import trace_bits
 from bnnfx.ops import BY_TARGET
 from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
 from bnnfx.runtime.session import newest_opset
+from bnnfx.verification.bit_trace import trace_bits
 
 DIALECTS = ("bnnfx", "standard")
 FLOAT32_STEP = 2.0**-23

@@ -17,6 +17,7 @@ LAYERS = (
     {"pipelines"},
     {"runtime"},
     {"backends"},
+    {"verification"},
     {"api"},
     {"analysis", "calibration", "optimizer_state", "schedule"},
     {"inspect"},

@@ -20,9 +20,9 @@ import bnnfx
 from bnnfx import Config, ConversionError, ExampleInputError, StageError
 from bnnfx.graph.record import record_of
 from bnnfx.graph.stage import Stage
-from bnnfx.inspect.bit_trace import BitTrace, trace_bits
-from bnnfx.inspect.verification import compare
 from bnnfx.nn import BinaryConv2d
+from bnnfx.verification.bit_trace import BitTrace, trace_bits
+from bnnfx.verification.comparison import compare
 
 EVERYTHING = Config(keep_float=())
 NAN = float("nan")

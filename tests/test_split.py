@@ -21,12 +21,12 @@ from bnnfx import ConversionError, StageError
 from bnnfx.graph.dataflow import module_of
 from bnnfx.graph.record import Record, attach, record_of
 from bnnfx.graph.stage import Stage
-from bnnfx.inspect.bit_trace import trace_bits
-from bnnfx.inspect.verification import compare
 from bnnfx.nn import BinaryConv2d, HeavisideActivation, ScaledSign, SignActivation, TernaryActivation, WeightBinarizer
 from bnnfx.nn.halves import mean_of_halves, shift_halves
 from bnnfx.numerics.surrogates import clipped_identity
 from bnnfx.schemes import get_scheme
+from bnnfx.verification.bit_trace import trace_bits
+from bnnfx.verification.comparison import compare
 
 NETWORKS = ternary.networks()
 every_network = pytest.mark.parametrize("name", NETWORKS)

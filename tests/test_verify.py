@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 
 import bnnfx
 from bnnfx import Config
-from bnnfx.inspect.bit_trace import Bits, BitTrace, trace_bits
-from bnnfx.inspect.verification import compare
+from bnnfx.verification.bit_trace import Bits, BitTrace, trace_bits
+from bnnfx.verification.comparison import compare
 
 STEP = 2.0**-23
 
@@ -196,14 +196,16 @@ def test_outputs_that_are_no_numbers_agree_with_themselves_only() -> None:
         assert not compare(odd, other) and not compare(other, odd)
 
 
-def trace(bits: list[list[bool]], compared: list[list[float]] | None, terms: int = 4) -> BitTrace:
+def trace(bits: list[list[bool]], compared: list[list[float]] | None, error: float = 2 * STEP) -> BitTrace:
     """A hand-made record of two samples at one node."""
     values = None if compared is None else np.array(compared, np.float32)
-    return BitTrace({"sign": Bits(np.array(bits), values)}, [np.ones((len(bits), 2), np.float32)], terms=terms)
+    errors = None if values is None else np.full_like(values, error)
+    outputs = [np.ones((len(bits), 2), np.float32)]
+    return BitTrace({"sign": Bits(np.array(bits), values, errors)}, outputs, [np.full_like(outputs[0], error)])
 
 
 def test_rounding_at_the_threshold_is_tolerated_up_to_the_bound() -> None:
-    """Largest value 1, four terms: the bound is 4 * 2**-23."""
+    """Each of the two may be off by two steps."""
     at = trace([[True, True], [True, False]], [[1.0, 0.0], [1.0, -1.0]])
     for margin, explained in ((STEP, True), (4 * STEP, True), (5 * STEP, False), (0.5, False)):
         near = trace([[True, False], [True, False]], [[1.0, -margin], [1.0, -1.0]])
@@ -211,7 +213,7 @@ def test_rounding_at_the_threshold_is_tolerated_up_to_the_bound() -> None:
         (node,) = result.nodes
         assert bool(result) is explained
         assert (node.differing, node.unexplained) == (1, 0 if explained else 1)
-        assert node.margin == pytest.approx(margin, rel=1e-6) and result.diverged == 1
+        assert node.margin == pytest.approx(margin / (4 * STEP), rel=1e-6) and result.diverged == 1
 
 
 def test_integers_are_never_tolerated() -> None:
@@ -220,46 +222,177 @@ def test_integers_are_never_tolerated() -> None:
     assert not compare(trace([[True, False]], None), trace([[True, True]], None))
 
 
-def test_what_follows_from_a_tolerated_bit_is_not_held_against_a_model() -> None:
-    def both(first: bool, second: bool, value: float) -> BitTrace:
-        record = trace([[True, first], [True, True]], [[1.0, value], [1.0, 1.0]])
-        record.bits["later"] = Bits(np.array([[second], [True]]), None)
-        record.outputs = [np.array([[1.0, 0.0 if second else 9.0], [1.0, 0.0]], np.float32)]
+def test_a_difference_excuses_none_behind_it() -> None:
+    """A tolerated bit in the same sample, then one that integers decide: it was computed from the same inputs."""
+
+    def both(second: bool, value: float) -> BitTrace:
+        record = trace([[True, value >= 0]], [[1.0, value]])
+        record.bits["later"] = Bits(np.array([[second]]), None)
         return record
 
-    result = compare(both(True, True, 0.0), both(False, False, -STEP))
-    assert result and (result.differing_bits, result.diverged) == (2, 1)
-    assert result.outputs[0].difference == 0.0 and result.outputs[0].predictions == 1
-    # the same later difference in the sample that did not diverge counts
-    other = both(False, False, -STEP)
-    other.bits["later"].bits[1] = False
-    wrong = compare(both(True, True, 0.0), other)
+    assert compare(both(True, 0.0), both(True, -STEP))
+    wrong = compare(both(True, 0.0), both(False, -STEP))
     assert not wrong and [node.unexplained for node in wrong.nodes] == [0, 1]
+    assert wrong.objection.startswith("'later' gives 1 of 1 bits otherwise")
 
 
-def test_a_stem_that_rounds_differently(gm: fx.GraphModule, packed: fx.GraphModule, x: Tensor) -> None:
-    """A stem value of exactly 0 and one unit below it: one bit turns, which is tolerated; a larger shift is not."""
-
-    def rounded(a: fx.GraphModule, b: fx.GraphModule) -> bnnfx.Verification:
-        records = trace_bits(a, (x,)), trace_bits(b, (x,))
-        for record in records:
-            record.constants.clear()  # the threshold is moved in place of the stem's values
-        return compare(*records)
-
-    a, b = copy.deepcopy(packed), copy.deepcopy(packed)
-    name = next(n.args[1].target for n in packed.graph.nodes if n.name == "a_sign")
-    trace_a = trace_bits(a, (x,))
-    values = trace_a.bits["a_sign"].compared
+def moved_threshold(packed: fx.GraphModule, x: Tensor, by: float) -> fx.GraphModule:
+    """The graph with the threshold of its first comparison moved from one of the values compared to `by` above it."""
+    name = next(str(n.args[1].target) for n in packed.graph.nodes if n.name == "a_sign")
+    values = trace_bits(packed, (x,)).bits["a_sign"].compared
     assert values is not None
-    smallest, scale = float(np.abs(values).min()), float(np.abs(values).max())
     value = values.flat[int(np.abs(values).argmin())]
-    a.get_buffer(str(name)).fill_(float(value))  # now it lies on the threshold
-    b.get_buffer(str(name)).fill_(float(np.nextafter(np.float32(value), np.float32(np.inf))))
-    result = rounded(a, b)
-    assert smallest < scale and result.nodes[0].differing == 1 and result, str(result)
-    b.get_buffer(str(name)).fill_(float(value) + 1e-3 * scale)
-    wrong = rounded(a, b)
+    moved = copy.deepcopy(packed)
+    moved.get_buffer(name).fill_(float(np.nextafter(np.float32(value + by), np.float32(np.inf))) if by >= 0 else value)
+    return moved
+
+
+def test_what_rounding_turns_is_tolerated_and_told_end_to_end(packed: fx.GraphModule, x: Tensor) -> None:
+    """A stem value exactly on the threshold, and one unit below it: one bit turns, and many behind it."""
+
+    def result(by: float) -> bnnfx.Verification:
+        models = [moved_threshold(packed, x, by) for by in (-1.0, by)]
+        a = trace_bits(models[0], (x,))
+        b, free = trace_bits(models[1], (x,), given=a), trace_bits(models[1], (x,))
+        for record in (a, b):
+            record.constants.clear()  # the threshold is moved in place of the stem's values
+        return compare(a, b, free)
+
+    turned = result(0.0)
+    assert turned, str(turned)
+    assert [node.differing for node in turned.nodes] == [1, 0, 0] and turned.differing_bits == 1
+    assert turned.moved > 1 and turned.diverged == 1, "with its own bits the network behind it goes another way"
+    text = str(turned)
+    assert (
+        text.startswith("equal: 1 of 6300 bits differ") and f"end to end, {turned.moved} bits differ in 1 of 3" in text
+    )
+    assert "no output compared end to end" not in text
+    wrong = result(1e-3)
     assert not wrong and wrong.first_difference is not None and wrong.first_difference.name == "a_sign"
+
+
+def test_every_sample_moved_is_said() -> None:
+    a = trace([[True], [True]], [[0.0], [0.0]])
+    b = trace([[False], [False]], [[-STEP], [-STEP]])
+    b.outputs = [np.array([[1.0, 2.0], [1.0, 1.0]], np.float32)]
+    result = compare(a, b)
+    assert not result and result.objection.startswith("output 0 differs by 1"), "outputs are compared in all samples"
+    assert (result.diverged, result.predictions) == (2, (1,))
+    assert str(result).count("no output compared end to end") == 1
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_binarizer_that_one_side_lacks(gm: fx.GraphModule, packed: fx.GraphModule, x: Tensor, side: int) -> None:
+    renamed = copy.deepcopy(packed)
+    for node in renamed.graph.nodes:
+        if node.name in ("b_sign", "c_sign"):
+            node.name = f"other_{node.name}"
+    models = (gm, renamed) if side else (renamed, gm)
+    result = bnnfx.verify(*models, (x,))
+    assert not result and set(result.missing) == {"b_sign", "c_sign", "other_b_sign", "other_c_sign"}
+    assert "only one of the two has 'b_sign'" in str(result) and "'b_sign'" in result.objection
+
+
+def test_a_file_that_says_nothing_of_its_bits(packed: fx.GraphModule, path: Path, x: Tensor, tmp_path: Path) -> None:
+    model = onnx.load(path)
+    kept = [entry for entry in model.metadata_props if entry.key != "bnnfx.packed_maps"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    onnx.save(model, tmp_path / "m.onnx")
+    result = bnnfx.verify(packed, tmp_path / "m.onnx", (x,))
+    assert not result and result.missing == ("a_sign", "b_sign", "c_sign")
+
+
+class Shared(nn.Module):
+    """Two layers that binarize one map alike, max-pooling in front of a sign, and equal nodes for the exporter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.c, self.bn, self.last = nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.a(x) + self.b(x)
+        return self.last(nn.functional.max_pool2d(self.bn(self.c(x)), 2)).mean((2, 3))
+
+
+def test_bits_that_were_merged_or_pooled_are_not_missing(x: Tensor, tmp_path: Path) -> None:
+    gm = bnnfx.convert(Shared(), "xnor", config=Config(keep_float=("first",))).eval()
+    packed = bnnfx.lower(gm, (x,))
+    names = [set(trace_bits(form, (x,)).bits) for form in (gm, packed)]
+    assert names[0] - names[1] == {"b_sign"} and names[1] - names[0] == {"last_sign_unpooled"}
+    forms = (gm, packed, bnnfx.export_onnx(packed, tmp_path / "m.onnx"))
+    for a in forms:
+        for b in forms:
+            result = bnnfx.verify(a, b, (x,))
+            assert result and not result.missing, str(result)
+    assert {"a_sign", "b_sign"} <= {node.name for node in bnnfx.verify(gm, forms[2], (x,)).nodes}
+
+
+class Stem(nn.Module):
+    """A float stem in front of binary layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(8, 6, 3), nn.Conv2d(6, 6, 3), nn.Conv2d(6, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(self.stem(torch.cat([x, x], 1)))).mean((2, 3))
+
+
+def stem_pair(edit: Callable[[nn.Conv2d], None]) -> tuple[fx.GraphModule, fx.GraphModule, Tensor]:
+    """A packed graph, and another one whose stem adds up in another order, as another runtime does."""
+    torch.manual_seed(0)
+    model, x = Stem(), torch.randn(4, 4, 24, 24)
+    with torch.no_grad():
+        edit(model.stem)
+    packed = bnnfx.lower(bnnfx.convert(model, "xnor", config=Config(keep_float=("first",))), (x,))
+    other = copy.deepcopy(packed)
+    order, stem = torch.randperm(8), other.get_submodule("stem")
+    assert isinstance(stem, nn.Conv2d)
+    stem.weight.data = stem.weight[:, order].clone()
+    stem.register_forward_pre_hook(lambda module, args: (args[0][:, order],))
+    return packed, other, x
+
+
+def apart_and_old_bound(packed: fx.GraphModule, other: fx.GraphModule, x: Tensor) -> tuple[np.ndarray, float]:
+    """How far the values of the stem are apart, and what their largest magnitude times the number of terms excuses."""
+    a, b = (trace_bits(gm, (x,)).bits["a_sign"].compared for gm in (packed, other))
+    assert a is not None and b is not None
+    return np.abs(a - b), 2.0**-23 * 73 * float(np.abs(a).max())
+
+
+def test_rounding_of_terms_that_cancel_is_explained() -> None:
+    """Weights of 1e3 and more, whose sums are a millionth of them."""
+
+    def cancel(stem: nn.Conv2d) -> None:
+        stem.weight[:, 4:] = -stem.weight[:, :4] + torch.randn(6, 4, 3, 3) / 4e6
+        stem.weight *= 1e4
+
+    packed, other, x = stem_pair(cancel)
+    apart, old = apart_and_old_bound(packed, other, x)
+    assert apart.max() > old
+    a = trace_bits(packed, (x,))
+    b = trace_bits(other, (x,), given=a)
+    b.constants.clear()
+    result = compare(a, b)
+    assert result.nodes[0].differing > 0 and result, str(result)
+
+
+def test_large_values_elsewhere_explain_nothing() -> None:
+    """One channel of a million times the others': a shift of one of those is no rounding."""
+
+    def enlarge(stem: nn.Conv2d) -> None:
+        stem.weight[0] *= 1e6
+
+    packed, other, x = stem_pair(enlarge)
+    assert bnnfx.verify(packed, other, (x,))
+    other.get_submodule("stem").bias.data[3] += 0.01  # type: ignore[union-attr, operator, index]
+    apart, old = apart_and_old_bound(packed, other, x)
+    assert np.median(apart.reshape(4, 6, -1)[:, 3]) < old
+    wrong = bnnfx.verify(packed, other, (x,))
+    assert not wrong and wrong.nodes[0].unexplained > 0, str(wrong)
 
 
 def test_different_models(packed: fx.GraphModule, path: Path, x: Tensor) -> None:

@@ -100,7 +100,7 @@ def verify(
     }
     with working(), progress() as notify:
         from bnnfx.api import split_if_ternary
-        from bnnfx.inspect.verification import compare, trace
+        from bnnfx.verification.comparison import Model, verify_runs
 
         shapes = tuple(map(sizes_of, input or ()))
         if not shapes:
@@ -110,12 +110,13 @@ def verify(
         runs = [(name, kernels) for name in names] if other is not None else [(model, True), (model, False)]
         if other is None:
             _require_nodes_of_ours(Path(model))
-        traces = []
-        for done, (name, with_kernels) in enumerate(runs):
-            notify(f"running {name}", (1 + done) / (1 + len(runs)))
+        forms: list[tuple[Model, bool]] = []
+        for name, with_kernels in runs:
+            notify(f"reading {name}", 1 / 3)
             form = split_if_ternary(requests[name].build()) if name in requests else Path(name)
-            traces.append(trace(form, tensors, kernels=with_kernels))
-        result = compare(*traces)
+            forms.append((form, with_kernels))
+        notify("comparing", 2 / 3)
+        result = verify_runs(forms[0], forms[1], tensors)
     found = {"equal": bool(result), **asdict(result)}
     show([str(result).rstrip()], json_format.dumps(found, indent=2) + "\n", json)
     if not result:

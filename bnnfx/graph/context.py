@@ -56,10 +56,17 @@ class LowerContext:
     Attributes:
         shapes: shapes of the values on the example inputs; a pass that replaces a node by one of equal shape adds it.
         packed: the buffers that hold weight bits, and the layer that each comes from; `PackLayers` fills it.
+        same_bits: the nodes whose bits are those of another one, by name; `let_stand` adds one.
     """
 
     shapes: dict[fx.Node, torch.Size]
     packed: dict[str, str] = field(default_factory=dict)
+    same_bits: dict[str, str] = field(default_factory=dict)
+
+    def let_stand(self, name: str, other: str) -> None:
+        """Note that node `other` has the bits of `name`, and of all whose bits `name` had."""
+        for earlier in [name, *(key for key, value in self.same_bits.items() if value == name)]:
+            self.same_bits[earlier] = other
 
     def layers_of(self, node: object) -> tuple[str, ...]:
         """The layer that a packed convolution was made from; nothing for any other node."""

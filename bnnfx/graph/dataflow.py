@@ -63,6 +63,22 @@ def packed_result(node: object) -> PackedResult | None:
     return None if op is None else PackedResult(op, op.outputs[index])
 
 
+def packed_channels(node: fx.Node) -> int:
+    """How many channels a packed map has, which only its readers know."""
+    user = next(iter(node.users))
+    op = packed_op(user)
+    assert op is not None
+    if "channels" not in op.attributes:  # it works on bits as they come, and gives as many
+        return packed_channels(user)
+    return int(user.args[op.inputs + op.attributes.index("channels")])  # type: ignore[arg-type]
+
+
+def is_inner(node: fx.Node) -> bool:
+    """Whether bits are no binarizer's: what reads them works on bits as they come, as the max-pool behind a pack."""
+    readers = [packed_op(user) for user in node.users]
+    return bool(readers) and all(op is not None and "channels" not in op.attributes for op in readers)
+
+
 def weight_bits(node: object) -> str | None:
     """The buffer that holds the weight bits of a packed convolution; None for any other node."""
     op = packed_op(node)

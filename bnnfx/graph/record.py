@@ -83,6 +83,8 @@ class Record:
         layers: the layers with a weight of the float model and the names of their types, by qualified name, and the
             calls of their functional forms, by the node's name.
         packed: the buffers of a packed graph that hold weight bits, and the layer that each comes from.
+        same_bits: binarizers and comparisons of a packed graph whose bits are those of another node, by the names that
+            their nodes have in the trainable graph.
     """
 
     stage: "Stage"
@@ -92,6 +94,7 @@ class Record:
     inputs: tuple[tuple[torch.Size, torch.dtype], ...] = ()
     layers: dict[str, str] = field(default_factory=dict)
     packed: dict[str, str] = field(default_factory=dict)
+    same_bits: dict[str, str] = field(default_factory=dict)
 
     def refusals(self) -> list[Remark]:
         """Every refusal, in the order of the passes."""
@@ -99,7 +102,9 @@ class Record:
 
     def continued(self) -> "Record":
         """A copy to go on writing in, so that the graph it came from keeps its own history."""
-        return dataclasses.replace(self, reports=list(self.reports), packed=dict(self.packed))
+        return dataclasses.replace(
+            self, reports=list(self.reports), packed=dict(self.packed), same_bits=dict(self.same_bits)
+        )
 
 
 def attach(gm: fx.GraphModule, record: Record) -> None:

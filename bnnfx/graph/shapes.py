@@ -115,6 +115,20 @@ def leaves_of(value: object) -> list[Any]:
     return [leaf for part in parts for leaf in leaves_of(part)]
 
 
+def require_arguments(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> None:
+    """Refuse more or fewer inputs than the graph takes.
+
+    Raises:
+        ExampleInputError: there are.
+    """
+    names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
+    required = [node for node in gm.graph.nodes if node.op == "placeholder" and not node.args]
+    if not len(required) <= len(example_inputs) <= len(names):
+        raise ExampleInputError(
+            f"The model takes {len(names)} input(s) ({', '.join(names)}); example_inputs has {len(example_inputs)}."
+        )
+
+
 def infer_shapes(
     gm: fx.GraphModule,
     example_inputs: tuple[Any, ...],
@@ -142,12 +156,7 @@ def infer_shapes(
         compute = False
         device = next((weight.device for weight in weights), torch.device("cpu"))
         example_inputs = tuple(torch.empty_like(x, device=device) for x in example_inputs)
-    names = [node.name for node in gm.graph.nodes if node.op == "placeholder"]
-    required = [node for node in gm.graph.nodes if node.op == "placeholder" and not node.args]
-    if not len(required) <= len(example_inputs) <= len(names):
-        raise ExampleInputError(
-            f"The model takes {len(names)} input(s) ({', '.join(names)}); example_inputs has {len(example_inputs)}."
-        )
+    require_arguments(gm, example_inputs)
     recorder = _ShapeRecorder(copy.deepcopy(gm).eval(), gm.graph, before)  # modules may keep what they were called with
     recorder.ranges = ranges if compute else None
     fakes = FakeTensorMode(allow_non_fake_inputs=True)

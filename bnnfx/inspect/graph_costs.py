@@ -9,7 +9,6 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from bnnfx.backends.onnx.packed_maps import packed_channels
 from bnnfx.errors import ConversionError, ExampleInputError
 from bnnfx.frontend.trace import trace
 from bnnfx.graph.dataflow import (
@@ -19,6 +18,7 @@ from bnnfx.graph.dataflow import (
     drops,
     is_kind,
     module_of,
+    packed_channels,
     packed_op,
     packed_result,
 )

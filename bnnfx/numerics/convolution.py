@@ -119,24 +119,20 @@ def _accumulate(
     taps = as_words(weight)
     (ph, pw), (sh, sw), (dh, dw) = geometry.padding, geometry.stride, geometry.dilation
     out = np.empty((batch, rows, columns, out_channels), np.int32)
-    step = max(1, _CHUNK_WORDS // max(1, rows * columns * out_channels * taps.shape[-1]))
+    step = max(1, _CHUNK_WORDS // max(1, rows * columns * out_channels))
     for start in range(0, batch, step):
         padded = as_words(np.pad(x[start : start + step], [(0, 0), (ph, ph), (pw, pw), (0, 0)]))
-        sums = np.zeros((padded.shape[0], rows, columns, out_channels), np.int32)
-        for i in range(kernel[0]):
-            for j in range(kernel[1]):
-                window = padded[:, i * dh :: sh, j * dw :: sw][:, :rows, :columns, None, :]
-                if low == 0:
-                    sums += 2 * _popcount(window & taps[:, i, j]) - _popcount(window)
-                else:
-                    sums += channels - 2 * _popcount(window ^ taps[:, i, j])
-        out[start : start + step] = sums
+        both = np.zeros((padded.shape[0], rows, columns, out_channels), np.int32)
+        alone = np.zeros((*both.shape[:3], 1), np.int32)
+        words = np.empty(both.shape, np.uint64)
+        for i, j, word in np.ndindex(*kernel, taps.shape[-1]):  # of one word at a time: sums along short axes are slow
+            window = padded[:, i * dh :: sh, j * dw :: sw][:, :rows, :columns, word, None]
+            if low == 0:
+                both += np.bitwise_count(np.bitwise_and(window, taps[:, i, j, word], out=words))
+                alone += np.bitwise_count(window)
+            else:
+                both += np.bitwise_count(np.bitwise_xor(window, taps[:, i, j, word], out=words))
+        out[start : start + step] = 2 * both - alone if low == 0 else channels * kernel[0] * kernel[1] - 2 * both
     if low != 0 and geometry.padding != (0, 0):
         out += border_correction(weight, channels, geometry, (height, width))
     return out
-
-
-def _popcount(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-    """Set bits along the last axis."""
-    counts: npt.NDArray[np.int32] = np.bitwise_count(words).sum(axis=-1, dtype=np.int32)
-    return counts

@@ -13,6 +13,7 @@ from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.comparison import compare
 from bnnfx.nn.comparison_probe import comparison_fault
+from bnnfx.private_interfaces import rename
 
 
 class CompareForFloatLayers(Pass[LowerContext, fx.Node, list[fx.Node]]):
@@ -57,6 +58,9 @@ class CompareForFloatLayers(Pass[LowerContext, fx.Node, list[fx.Node]]):
             reader.replace_input_with(match, values)
         if not match.users:
             edit.replace(match, values)
+        else:
+            rename(values, f"{match.name}_compared")
+            self.context.let_stand(values.name, match.name)
 
     def subject(self, match: fx.Node) -> str:
         """The binarizer's qualified name."""

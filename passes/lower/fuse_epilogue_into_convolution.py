@@ -136,6 +136,8 @@ class FuseEpilogueIntoConvolution(Pass[LowerContext, fx.Node, Fusion]):
                 results = [graph.call_function(operator.getitem, (fused, index)) for index in (0, 1)]
             stream = permute(results[0], TO_NCHW) if wanted["float"] else None
         for pack in plan.packs:
+            if pack is not plan.packs[0]:
+                self.context.let_stand(pack.name, plan.packs[0].name)
             pack.replace_all_uses_with(results[-1])
             graph.erase_node(pack)
         if stream is not None:

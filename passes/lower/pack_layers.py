@@ -125,6 +125,8 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
             value = _broadcast(value.expand(1, *self.context.shapes[x][1:]).reshape(-1, *shape))
             for user in [] if source is None else source.users:
                 if calls(user, PACK) and _reads(self.gm, user.args[1], value):
+                    if binarizer.name != _left_of(user.name):
+                        self.context.let_stand(binarizer.name, user.name)
                     return user
         with graph.inserting_before(binarizer):
             if value is not None:
@@ -135,7 +137,7 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
                 source = graph.call_function(torch.reshape, (x, (-1, *shape)))
                 self.context.shapes[source] = torch.Size((self.context.shapes[x][:-1].numel(), *shape))
             bits = graph.call_function(PACK, (source, threshold))
-        edit.take_name(bits, binarizer, "float")
+        edit.take_name(bits, binarizer, _LEFT)
         return bits
 
     def _traced_threshold(self, module: ActivationBinarizer, x: fx.Node, shape: tuple[int, ...]) -> fx.Node:
@@ -186,6 +188,14 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
                 result = graph.call_function(torch.reshape, (result, (-1, *shape[1:])))
         self.context.shapes[result] = shape
         edit.replace(match, result)
+
+
+_LEFT = "float"
+
+
+def _left_of(name: str) -> str:
+    """The name of a binarizer whose bits took its own, as long as other layers read it."""
+    return f"{name}_{_LEFT}"
 
 
 def _reads(gm: fx.GraphModule, node: object, value: Tensor) -> bool:

@@ -234,7 +234,7 @@ def test_chunks_change_no_result(monkeypatch, samples, chunks, groups):
         views.append(packed.shape[0])
         return as_words(packed)
 
-    words_per_sample = 5 * 4 * 6 * row_bytes(260 // groups) // 8
+    words_per_sample = 5 * 4 * 6
     monkeypatch.setattr(convolution, "_CHUNK_WORDS", int(samples * words_per_sample))
     monkeypatch.setattr(convolution, "as_words", counted)
     result, expected = run_both(x, weight, geometry, groups)

@@ -5,9 +5,8 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
-from bnnfx.backends.onnx.packed_maps import packed_channels
 from bnnfx.errors import ExampleInputError
-from bnnfx.graph.dataflow import bits_source, module_of, packed_op, packed_result
+from bnnfx.graph.dataflow import bits_source, module_of, packed_channels, packed_op, packed_result
 from bnnfx.graph.shapes import as_tensors, infer_shapes
 from bnnfx.nn import ActivationBinarizer
 

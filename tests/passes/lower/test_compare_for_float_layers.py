@@ -29,7 +29,7 @@ def test_binary_layers_go_on_reading_the_binarizer():
     x = torch.randn(2, 3, 8, 6)
     ran = run_lower_pass(CompareForFloatLayers, gm, x)
     assert "ta = HeavisideActivation" in ran.after and "a = BinaryConv2d(ta)" in ran.after
-    assert "mean_of_halves = mean_of_halves(compare)" in ran.after
+    assert "mean_of_halves = mean_of_halves(ta_compared)" in ran.after
     assert_lowers_exactly(gm, x)
 
 

@@ -14,10 +14,10 @@ from bnnfx.graph.edit import add_buffer
 from bnnfx.graph.pass_runner import run_passes
 from bnnfx.graph.record import record_of
 from bnnfx.graph.shapes import infer_shapes
-from bnnfx.inspect.bit_trace import trace_bits
 from bnnfx.ops.epilogue import Epilogue
 from bnnfx.passes.lower.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
 from bnnfx.passes.lower.keep_channels_last import KeepChannelsLast
+from bnnfx.verification.bit_trace import trace_bits
 
 
 @pytest.fixture
