@@ -128,7 +128,11 @@ def test_kernels_or_not_it_is_the_same_result(
 def test_opsets(
     packed: fx.GraphModule, x: Tensor, tmp_path: Path, opset: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    path = bnnfx.export_onnx(packed, tmp_path / "m.onnx", opset=opset)
+    try:
+        path = bnnfx.export_onnx(packed, tmp_path / "m.onnx", opset=opset)
+    except ExportError as refused:  # the newest are beyond the converter that keeps names
+        assert opset > 23 and "loses the names" in str(refused) and not list(tmp_path.iterdir())
+        return
     assert capfd.readouterr() == ("", "")
     imports = {entry.domain: entry.version for entry in onnx.load(path).opset_import}
     assert imports == {"": opset, ONNX_DOMAIN: OPSET_VERSION}

@@ -1,18 +1,17 @@
 """The graph of a model against the model itself, by value, in evaluation and in training."""
 
 import copy
-import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from bnnfx.graph.inplace import home_of
+from bnnfx.graph.random_state import same_random_state
 from bnnfx.graph.shapes import leaves_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -80,21 +79,6 @@ def _run(module: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Any
 def copies(values: Iterable[Any]) -> tuple[Any, ...]:
     """Tensors that may be written into, and what is no tensor as it is."""
     return tuple(x.clone() if isinstance(x, Tensor) else x for x in values)
-
-
-@contextmanager
-def same_random_state() -> Iterator[None]:
-    """The random numbers of torch, NumPy and Python are the same each time, and go on behind it as if never drawn."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
 
 
 def _distance(reference: list[Any], traced: list[Any] | None) -> float:

@@ -163,5 +163,5 @@ def infer_shapes(
     # a compiled module takes long for its first run, passes hooks by, and crashes without values
     eager = torch.compiler.set_stance("force_eager")
     with torch.no_grad(), eager, nullcontext() if compute else fakes:
-        recorder.run(*(x if compute else fakes.from_tensor(x) for x in example_inputs))
+        recorder.run(*(x.clone() if compute else fakes.from_tensor(x) for x in example_inputs))
     return recorder.shapes

@@ -263,17 +263,19 @@ class _Recorder(fx.Interpreter):
 
     def _keep_outputs(self, n: fx.Node, result: Any) -> None:
         self.trace.outputs = [y.numpy() for y in leaves_of(result) if isinstance(y, Tensor)]
-        errors: list[Array] = []
+        given = leaves_of(fx.node.map_arg(n.args[0], self._deviation_like))
+        pairs = [(d, y) for d, y in zip(given, leaves_of(result), strict=True) if isinstance(y, Tensor)]
+        self.trace.errors = [
+            error_of(torch.zeros_like(y) + d).numpy() if y.is_floating_point() else np.zeros(y.shape, np.float32)
+            for d, y in pairs
+        ]
 
-        def keep(source: fx.Node) -> Any:
-            value, deviation = self.env[source], self.deviations.of(source)
-            is_float = isinstance(value, Tensor) and value.is_floating_point()
-            return error_of(torch.zeros_like(value) + deviation) if is_float else value
-
-        for error, y in zip(leaves_of(fx.node.map_arg(n.args[0], keep)), leaves_of(result), strict=True):
-            if isinstance(y, Tensor):
-                errors.append(error.numpy() if y.is_floating_point() else np.zeros(y.shape, np.float32))
-        self.trace.errors = errors
+    def _deviation_like(self, source: fx.Node) -> Any:
+        """The deviation of a value, in the form of that."""
+        value, deviation = self.env[source], self.deviations.of(source)
+        if isinstance(value, Tensor) or isinstance(deviation, Tensor) or leaves_of(deviation) != [0.0]:
+            return deviation
+        return [0.0] * len(leaves_of(value))  # a structure of exact values
 
 
 def packed_map(rows: Array, shape: tuple[int, ...]) -> Array:

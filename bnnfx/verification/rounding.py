@@ -38,6 +38,7 @@ from torch.nn import functional as F
 from bnnfx.graph.dataflow import calls, drops, is_freezable, module_of, packed_op
 from bnnfx.graph.inplace import may_write, written
 from bnnfx.graph.operators import BATCH_NORM_TENSORS, Kind, Mode, call_of, operator_of
+from bnnfx.graph.shapes import leaves_of
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.comparison import compare
 from bnnfx.nn.frozen_norm import frozen_batch_norm
@@ -80,9 +81,10 @@ class Deviations:
 
     def note(self, node: fx.Node, value: Any) -> None:
         """Find the deviation of a value that has just been computed."""
-        if any(_is_float(x) for x in _leaves(value)):
+        if any(_is_float(x) for x in leaves_of(value)):
             try:
-                deviation = self._deviation(node, value)
+                with torch.random.fork_rng(devices=[]):  # an operator that draws numbers draws those of the value again
+                    deviation = self._deviation(node, value)
             except Exception:  # an operator that takes no other values than these
                 deviation = self._unmeasured(node, value)
             changed = written(self.gm, node) if may_write(self.gm, node) else None
@@ -121,6 +123,8 @@ class Deviations:
             stream = value[0] if isinstance(value, tuple) else value
             deviation = self.of_stream(node, op, stream)
             return (deviation, *value[1:]) if isinstance(value, tuple) else deviation
+        if isinstance(node.target, type):  # of a named tuple, or a dataclass
+            return self._on(node, self._deviation_or_nothing)
         row, call = operator_of(self.gm, node), call_of(self.gm, node)
         exact = not any(source in self._known for source in node.all_input_nodes)
         moves = drops(self.gm, node) or row.identity or row.kind in (Kind.MOVE, Kind.CONCAT)

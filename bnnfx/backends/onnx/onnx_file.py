@@ -63,6 +63,11 @@ def onnx_model(
             f"The graph cannot be converted to opset {opset}, only to {model.opset_imports['']}; give that, or none."
         )
     name_ends(model, input_names, output_names, [name for name, _ in results_of(gm)], set(_wanted(model).values()))
+    nodes = [node for node in model.graph.all_nodes() if node.domain == ONNX_DOMAIN]
+    if any(NAMES_KEY not in node.metadata_props for node in nodes):  # converted by onnx itself, which keeps none
+        raise ExportError(
+            f"At opset {opset} the exporter loses the names of nodes, by which verify compares; give a lower one."
+        )
     _name_as_packed_graph(model)
     _merge_slices(model)
     spell_out_windows(model)
