@@ -59,7 +59,8 @@ def convert(
             example inputs, every hook is taken to change values.
         config: which layers stay float, and options of the scheme.
         check: compare the traced network with `model` on the example inputs, in evaluation and in training. A submodule
-            that is traced wrongly is kept as a float leaf then.
+            that is traced wrongly is kept as a float leaf then. And count the bits of activations there, for `explain`,
+            with a warning where all that a layer reads are the same.
 
     Returns:
         A graph module in stage TRAINABLE, in the training mode and on the device of `model`.
@@ -85,10 +86,12 @@ def convert(
     whole: dict[str, str] = {}  # what is traced wrongly, as the values tell
     inputs = None if example_inputs is None else as_tensors(example_inputs, scalars=True)
     require_module(model)
-    known = inputs is not None and _have_values(model, inputs)
-    changing = changing_hooks(model, inputs if known else None)
-    require_looking(model, changing, known)
+    valued = inputs if inputs is not None and _have_values(model, inputs) else None
+    changing = changing_hooks(model, valued)
+    require_looking(model, changing, valued is not None)
     looking = frozenset(hooked(model)) - changing
+    checked = valued if check else None
+    layers = weight_layers(model)
     while True:
         try:
             gm, leaves, modes = trace(model, whole, given=number_given(inputs), changing=changing)
@@ -97,14 +100,13 @@ def convert(
             raise
         ranges: dict[fx.Node, tuple[float, float]] = {}
         shapes = {} if inputs is None else infer_shapes(gm, inputs, ranges=ranges)
-        layers = weight_layers(model)
         trace_report = PassReport("Trace", refused=leaves, role=Role.DECIDES)
         record = Record(Stage.TRACED, chosen.name, options, [trace_report], layers=layers)
         context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers, looking=looking)
         run_passes(gm, canonicalizing, context, record)
-        if inputs is None or not known or not check:
+        if checked is None:
             break
-        difference = first_difference(model, gm, inputs, modes)
+        difference = first_difference(model, gm, checked, modes)
         if difference is None:
             break
         if not difference.path or difference.path in whole:
@@ -122,8 +124,8 @@ def convert(
     lost = not_kept(model, gm)
     if lost:
         warnings.warn(lost, stacklevel=2)
-    if check and known and inputs is not None and _vary(inputs):
-        for dead in note_constant_bits(gm, record, count_bits(gm, inputs)):
+    if checked is not None and _vary(checked):
+        for dead in note_constant_bits(gm, record, count_bits(gm, checked)):
             warnings.warn(f"'{dead.subject}': {dead.reason}. To change it: {dead.remedy}.", stacklevel=2)
     return gm
 
@@ -223,7 +225,8 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...], *, check: bool = 
             axis is not as long as that of the first input, or that has no axis, has no batch; give a batch of two or
             more where some input has a first axis of 1.
         check: compare the result with `gm` on the first two samples of the example inputs, as `bnnfx.verify` does, and
-            return nothing that differs by more than rounding. On the device meta they have no values to compare.
+            return nothing that differs by more than rounding. On the device meta they have no values to compare. A
+            network that draws random numbers in evaluation, so that it differs from itself, is not held to it.
 
     Returns:
         A graph module in stage PACKED, in float32 on the CPU, for inference only; without hooks that only look.
@@ -287,7 +290,8 @@ def export(
         example_inputs: arguments of forward, needed to lower a trainable graph.
         check: run what is to be written, where it is ONNX of ours, on random inputs of the shapes that the graph was
             lowered for, with the kernel library and without, and write nothing that differs from the packed graph by
-            more than rounding; and check what is lowered first.
+            more than rounding; and check what is lowered first. As for `lower`, a network that draws random numbers is
+            not held to it.
         **options: those of the target.
 
     Returns:
@@ -300,18 +304,32 @@ def export(
             something else or does not run.
         ConversionError: see `lower`.
     """
-    chosen = TARGETS.get(target)
+    TARGETS.get(target)
     path = require_folder(path)
+    return write_whole(path, content_of(gm, target, example_inputs=example_inputs, check=check, **options))
+
+
+def content_of(
+    gm: fx.GraphModule,
+    target: str = "bnnfx",
+    *,
+    example_inputs: tuple[Any, ...] | None = None,
+    check: bool = True,
+    **options: Any,
+) -> bytes:
+    """What `export` writes; arguments and errors are those of `export`."""
+    chosen = TARGETS.get(target)
     record = record_of(gm) if isinstance(gm, fx.GraphModule) else None
     if record is not None and record.stage is Stage.TRAINABLE:
         if example_inputs is None:
             raise ExportError("A trainable graph is lowered first, which needs example_inputs=(x,); none were given.")
         gm = lower(gm, example_inputs, check=check)
     record = require_stage(gm, Stage.PACKED, "export")
-    content = chosen.content(gm, options)
+    rendered = chosen.content(gm, options)
+    content = rendered if isinstance(rendered, bytes) else rendered.encode()
     if check and chosen.onnx:
-        check_file(gm, record, content if isinstance(content, bytes) else content.encode())
-    return write_whole(path, content)
+        check_file(gm, record, content)
+    return content
 
 
 def export_onnx(

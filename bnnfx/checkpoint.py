@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bnnfx.errors import ModelSourceError, first_line
+from bnnfx.errors import ModelSourceError, first_line, quoted
 
 State = Mapping[str, Tensor]
 
@@ -123,16 +123,6 @@ def _misfits(state: State, wanted: State) -> tuple[list[str], list[str]]:
     """Names that are missing, and names that are not known; counters of batches may be missing."""
     missing = [name for name in wanted if name not in state and not name.endswith("num_batches_tracked")]
     return missing, [name for name in state if name not in wanted]
-
-
-def quoted(names: Collection[str]) -> str:
-    """The first three of some names.
-
-    >>> quoted(["a", "b", "c", "d"]), quoted([])
-    ("'a', 'b', 'c' and 1 more", 'nothing')
-    """
-    first = [f"'{name}'" for name in names][:3]
-    return (", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")) or "nothing"
 
 
 def _rank(key: str) -> list[int]:

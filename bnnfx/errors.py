@@ -1,5 +1,6 @@
 """The errors that bnnfx raises on purpose, and refusals; each says what was given, what is needed and what to do."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -61,3 +62,13 @@ def first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     line = text[0].strip() if text else type(error).__name__
     return line if line.endswith(".") else line + "."
+
+
+def quoted(names: Collection[str], most: int = 3) -> str:
+    """The first few of some names, to be quoted in a message.
+
+    >>> quoted(["a", "b", "c", "d"]), quoted([])
+    ("'a', 'b', 'c' and 1 more", 'nothing')
+    """
+    first = [f"'{name}'" for name in names][:most]
+    return (", ".join(first) + (f" and {len(names) - most} more" if len(names) > most else "")) or "nothing"

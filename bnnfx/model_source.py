@@ -13,9 +13,9 @@ from torch import fx, nn
 
 from bnnfx._torchvision import import_torchvision
 from bnnfx.api import convert, split_if_ternary
-from bnnfx.checkpoint import Checkpoint, Fit, State, Weights, quoted
+from bnnfx.checkpoint import Checkpoint, Fit, State, Weights
 from bnnfx.config import Config
-from bnnfx.errors import ModelSourceError, first_line
+from bnnfx.errors import ModelSourceError, first_line, quoted
 from bnnfx.source_forms import FORMS, PREFIX
 
 

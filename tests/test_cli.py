@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -414,6 +415,22 @@ def test_file_that_was_there_survives_a_failure(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(onnx.checker, "check_model", lambda *_, **__: (_ for _ in ()).throw(ValueError("broken")))
     run("convert", "net.py:make", *BINARY, code=2)
     assert Path("model.onnx").read_text() == "precious"
+
+
+def test_a_file_that_computes_something_else_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checks by value are those of `bnnfx.export`."""
+
+    def spoil(model: Any) -> None:
+        for value in model.graph.initializers.values():
+            array = value.const_value.numpy()
+            if array.dtype == np.float32 and array.ndim == 4:
+                value.const_value = onnx_ir.tensor(array * 1.5)
+
+    monkeypatch.setattr("bnnfx.backends.onnx.onnx_file._merge_slices", spoil)
+    for output in ("model.onnx", "-"):
+        result = run("convert", "net.py:make", *BINARY, "-o", output, code=2)
+        assert "does not compute what the packed graph does" in result.stderr
+        assert result.stdout == "" and not Path("model.onnx").exists()
 
 
 UNEXPECTED = [

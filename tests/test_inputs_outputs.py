@@ -185,6 +185,8 @@ def test_input_without_the_batch(shape: tuple[int, ...], tmp_path: Path) -> None
     for samples in (1, 3):
         given = (X[:samples], torch.full(shape, 2.0))
         np.testing.assert_allclose(session.run(*given), packed(*given).numpy(), rtol=1e-5, atol=1e-5)
+    for other in (packed, tmp_path / "model.onnx"):
+        assert bnnfx.verify(gm.eval(), other, inputs)
     assert bnnfx.summary(packed).totals.binary_macs == bnnfx.summary(gm, inputs).totals.binary_macs > 0
     bnnfx.draw(gm, tmp_path / "model.svg", example_inputs=inputs)
     bnnfx.draw(packed, tmp_path / "model.svg")

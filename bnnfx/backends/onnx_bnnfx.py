@@ -3,8 +3,7 @@
 The file runs in any ONNX Runtime, and at full speed where the kernel library is registered.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnnfx.backends.target import ONNX_OPTIONS, Target, register_target
 
@@ -12,16 +11,11 @@ if TYPE_CHECKING:
     from torch import fx
 
 
-def _render(
-    gm: "fx.GraphModule",
-    opset: int | None,
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
-) -> bytes:
+def _render(gm: "fx.GraphModule", **options: Any) -> bytes:
     from bnnfx.backends.onnx.onnx_file import content, onnx_model
     from bnnfx.backends.onnx.packed_maps import packed_maps_of
 
-    model = onnx_model(gm, opset, input_names, output_names)
+    model = onnx_model(gm, **options)
     return content(model, packed_maps_of(model, gm))
 
 

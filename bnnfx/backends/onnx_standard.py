@@ -1,7 +1,6 @@
 """Target `standard`: ONNX with standard operators only."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bnnfx.backends.target import ONNX_OPTIONS, Target, register_target
 
@@ -9,16 +8,11 @@ if TYPE_CHECKING:
     from torch import fx
 
 
-def _render(
-    gm: "fx.GraphModule",
-    opset: int | None,
-    input_names: Sequence[str] | None = None,
-    output_names: Sequence[str] | None = None,
-) -> bytes:
+def _render(gm: "fx.GraphModule", **options: Any) -> bytes:
     from bnnfx.backends.onnx.onnx_file import content, onnx_model, with_standard_operators
     from bnnfx.backends.onnx.packed_maps import packed_maps_of
 
-    model = onnx_model(gm, opset, input_names, output_names)
+    model = onnx_model(gm, **options)
     maps = packed_maps_of(model, gm)  # they are found by our nodes
     return content(with_standard_operators(model), maps)
 

@@ -1,7 +1,7 @@
 """`bnnfx convert`: from a float model to one ONNX file."""
 
 import json as json_format
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -79,7 +79,7 @@ def convert(
         raise typer.BadParameter(f"--output and --json are both '{STDOUT}': standard output takes one of them.")
     with working(), progress() as notify:
         import bnnfx
-        from bnnfx.api import split_if_ternary
+        from bnnfx.api import content_of, split_if_ternary
 
         require_known("dialect", dialect, targets())
         notify(f"converting {model}", 0.1)
@@ -87,8 +87,8 @@ def convert(
         notify("packing", 0.4)
         packed = bnnfx.lower(split_if_ternary(gm), wanted.example_inputs())
         notify(f"writing {output}", 0.6)
-        content = TARGETS.get(dialect).content(packed, {} if opset is None else {"opset": opset})
-        data = content.encode() if isinstance(content, str) else content
+        options: dict[str, Any] = {} if opset is None else {"opset": opset}
+        data = content_of(packed, dialect, **options)
         if path is not None:
             write_whole(path, data)
         layers = bnnfx.explain(packed).layers

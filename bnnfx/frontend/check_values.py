@@ -2,17 +2,16 @@
 
 import copy
 from collections import defaultdict
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from bnnfx.graph.inplace import home_of
 from bnnfx.graph.random_state import same_random_state
-from bnnfx.graph.shapes import leaves_of
+from bnnfx.graph.shapes import copies, leaves_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -74,11 +73,6 @@ def _run(module: nn.Module, inputs: tuple[Any, ...], training: bool) -> list[Any
             return leaves_of(module(*copies(inputs)))
         except Exception:  # whatever it is, the model does not run in this mode
             return None
-
-
-def copies(values: Iterable[Any]) -> tuple[Any, ...]:
-    """Tensors that may be written into, and what is no tensor as it is."""
-    return tuple(x.clone() if isinstance(x, Tensor) else x for x in values)
 
 
 def _distance(reference: list[Any], traced: list[Any] | None) -> float:

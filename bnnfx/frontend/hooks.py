@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnnfx.errors import ConversionError
-from bnnfx.frontend.check_values import copies
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_calls, module_of
 from bnnfx.graph.given_models import copy_of
 from bnnfx.graph.inplace import home_of
 from bnnfx.graph.operators import Mode, operator_of
 from bnnfx.graph.random_state import same_random_state
-from bnnfx.graph.shapes import leaves_of
+from bnnfx.graph.shapes import copies, leaves_of
 from bnnfx.private_interfaces import hook_tables, take_hooks
 
 REMEDY = "do what the hook does in forward, or in a module of its own, and remove the hook"

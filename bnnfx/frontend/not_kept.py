@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from bnnfx.errors import quoted
 from bnnfx.graph.inplace import home_of
 from bnnfx.private_interfaces import count_hooks
 
@@ -22,7 +23,7 @@ def not_kept(model: nn.Module, gm: nn.Module) -> str:
     said = []
     hooks = list(_lost_hooks(model, gm))
     if hooks:
-        said.append(f"the hooks of {_quoted(hooks)} (register them on layers of the result)")
+        said.append(f"the hooks of {quoted(hooks, most=5)} (register them on layers of the result)")
     methods = list(_overridden(model))
     if methods:
         said.append(f"what {', '.join(methods)} does beyond torch's own (call it as a function of the result)")
@@ -48,8 +49,3 @@ def _overridden(model: nn.Module) -> Iterator[str]:
             public = not name.startswith("_") or name in ("__call__", "__getattr__")
             if public and name not in followed and inspect.isfunction(value) and hasattr(nn.Module, name):
                 yield f"{kind.__name__}.{name}"
-
-
-def _quoted(names: list[str]) -> str:
-    shown = ", ".join(f"'{name}'" for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -14,6 +14,7 @@ from torch import fx
 
 from bnnfx.graph.dataflow import module_of
 from bnnfx.graph.record import PassReport, Record, Remark
+from bnnfx.graph.shapes import copies
 from bnnfx.graph.value_flow import follow_values
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.nn.observer import ChannelStatistics
@@ -45,12 +46,12 @@ def count_bits(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> dict[str,
     """
     copied = copy.deepcopy(gm).eval()
     with torch.no_grad(), observing(copied) as seen:
-        copied(*(x.clone() for x in example_inputs))
+        copied(*copies(example_inputs))
     if not any(_is_constant(statistics) for statistics in seen.values()):
         return seen
     with torch.no_grad(), observing(copied.train()) as seen_in_training:
         try:
-            copied(*(x.clone() for x in example_inputs))
+            copied(*copies(example_inputs))
         except Exception:  # one value per channel, say: then evaluation is all that there is
             return seen
     return {name: seen_in_training[name] if _is_constant(counted) else counted for name, counted in seen.items()}

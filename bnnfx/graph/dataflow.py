@@ -30,6 +30,16 @@ def calls(node: object, function: Callable[..., Any]) -> bool:
     return isinstance(node, fx.Node) and node.op == "call_function" and node.target is function
 
 
+def call_node(node: fx.Node, module: nn.Module | None, args: Any, kwargs: Any) -> Any:
+    """What a node that calls something, a module if that is given, makes of these arguments."""
+    if module is not None:
+        return module(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+    assert callable(node.target)
+    return node.target(*args, **kwargs)
+
+
 def packed_op(node: object) -> PackedOp | None:
     """The packed operator that a node calls, or None if it calls none."""
     if isinstance(node, fx.Node) and node.op == "call_function":

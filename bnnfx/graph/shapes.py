@@ -2,7 +2,7 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -99,6 +99,11 @@ def with_batch(shapes: Sequence[torch.Size]) -> list[bool]:
     [True, False, True, False]
     """
     return [bool(shape) and shape[0] == shapes[0][0] for shape in shapes]
+
+
+def copies(values: Iterable[Any]) -> tuple[Any, ...]:
+    """Tensors that may be written into, and what is no tensor as it is."""
+    return tuple(x.clone() if isinstance(x, torch.Tensor) else x for x in values)
 
 
 def leaves_of(value: object) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from bnnfx.graph.dataflow import call_node
 from bnnfx.graph.inplace import may_write
 from bnnfx.graph.operators import OPAQUE, Call, Kind, Mode, Operator, Sign, call_of, operator_of
 
@@ -168,12 +169,7 @@ def _curve(row: Operator, call: Call, sources: Mapping[fx.Node, Signs]) -> Tenso
     )
     try:
         with torch.no_grad():
-            if call.module is not None:
-                result = call.module(*args, **kwargs)
-            elif node.op == "call_method":
-                result = getattr(args[0], str(node.target))(*args[1:], **kwargs)
-            else:
-                result = node.target(*args, **kwargs)  # type: ignore[operator]
+            result = call_node(node, call.module, args, kwargs)
     except (RuntimeError, TypeError, ValueError, IndexError):  # it takes something else than numbers
         return None
     if not isinstance(result, Tensor) or result.is_meta or result.ndim != 2:

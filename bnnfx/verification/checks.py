@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from bnnfx.errors import ConversionError, ExportError, first_line
 from bnnfx.graph.random_state import same_random_state
 from bnnfx.graph.record import Record
-from bnnfx.graph.shapes import infer_shapes, leaves_of, require_arguments, with_batch
+from bnnfx.graph.shapes import copies, infer_shapes, leaves_of, require_arguments, with_batch
 from bnnfx.verification.bit_trace import BitTrace, trace_graph
 from bnnfx.verification.comparison import compare
 
@@ -38,7 +38,7 @@ def run_trainable(gm: fx.GraphModule, inputs: tuple[Tensor, ...]) -> BitTrace:
         if is_whole(inputs):
             raise
     with same_random_state():
-        return trace_graph(copy.deepcopy(gm), _copies(inputs), {}, graph=gm.graph)  # the batch is of one size
+        return trace_graph(copy.deepcopy(gm), copies(inputs), {}, graph=gm.graph)  # the batch is of one size
 
 
 def is_whole(inputs: tuple[Tensor, ...]) -> bool:
@@ -51,11 +51,6 @@ def _first_samples(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple((x[:_SAMPLES] if batched else x).clone() for x, batched in _batched(inputs))
 
 
-def _copies(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Inputs that a model may write into."""
-    return tuple(x.clone() for x in inputs)
-
-
 def _batched(inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, bool]]:
     return list(zip(inputs, with_batch([x.shape for x in inputs]), strict=True))
 
@@ -66,7 +61,7 @@ def check_lowered(expected: BitTrace, packed: fx.GraphModule, record: Record, in
     Raises:
         ConversionError: it computes something else.
     """
-    given = _copies(inputs) if expected.samples == len(inputs[0]) else _first_samples(inputs)
+    given = copies(inputs) if expected.samples == len(inputs[0]) else _first_samples(inputs)
     try:
         with same_random_state():
             found = compare(expected, trace_graph(copy.deepcopy(packed), given, record.same_bits, expected))
@@ -108,7 +103,8 @@ def check_file(packed: fx.GraphModule, record: Record, content: bytes) -> None:
         except FileNotFoundError:
             pass
     inputs = _random(record)
-    expected = trace_graph(copy.deepcopy(packed).eval(), tuple(x.clone() for x in inputs), record.same_bits)
+    with same_random_state():
+        expected = trace_graph(copy.deepcopy(packed).eval(), copies(inputs), record.same_bits)
     for kernels in forms:
         how = "with the kernel library" if kernels else "without the kernel library"
         copied = onnx.ModelProto()
@@ -135,7 +131,7 @@ def _draws_random_numbers(packed: fx.GraphModule, inputs: tuple[Tensor, ...]) ->
     results = []
     for seed in (0, 1):
         with torch.no_grad(), same_random_state(seed):
-            results.append(leaves_of(copy.deepcopy(packed)(*_copies(inputs))))
+            results.append(leaves_of(copy.deepcopy(packed)(*copies(inputs))))
     return any(not torch.equal(x, y) for x, y in zip(*results, strict=True) if isinstance(x, Tensor))
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import fx
 
+from bnnfx.errors import quoted
 from bnnfx.graph.shapes import as_tensors
 from bnnfx.verification.bit_trace import Bits, BitTrace, trace_bits
 
@@ -106,7 +107,7 @@ class Verification:
                     "and rounding does not explain it"
                 )
         if self.missing:
-            return f"only one of the two has {_quoted(self.missing)}"
+            return f"only one of the two has {quoted(self.missing)}"
         if self.faults:
             name, count = next(iter(self.faults.items()))
             return _fault(name, count)
@@ -155,10 +156,6 @@ class Verification:
         return "\n".join([*lines, as_text(table)])
 
 
-def _quoted(names: tuple[str, ...]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
-
-
 def _fault(name: str, count: int) -> str:
     return f"'{name}' has {count} wrong bytes, in its constants or in its result on its own inputs"
 
@@ -198,8 +195,8 @@ def verify(gm: Model, other: Model, inputs: tuple[Any, ...], *, kernels: bool = 
 
 def verify_runs(first: tuple[Model, bool], second: tuple[Model, bool], inputs: tuple[Any, ...]) -> Verification:
     """As `verify`, of models each with its own say whether the kernel library runs it."""
-    tensors = as_tensors(inputs)
-    if not tensors or any(len(x) == 0 or x.is_meta for x in tensors):
+    tensors = as_tensors(inputs, scalars=True)
+    if not tensors or any(x.numel() == 0 or x.is_meta for x in tensors):
         given = ", ".join(f"{list(x.shape)} on {x.device}" for x in tensors) or "no tensor"
         raise ValueError(f"verify compares what the models make of one sample or more, and needs values; got {given}.")
 

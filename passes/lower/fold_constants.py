@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from bnnfx.graph import edit
 from bnnfx.graph.context import LowerContext
+from bnnfx.graph.dataflow import call_node
 from bnnfx.graph.operators import Mode, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
@@ -62,6 +63,4 @@ class FoldConstants(Pass[LowerContext, fx.Node, Tensor]):
         args: Any
         kwargs: Any
         args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), self._value)
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
-        return node.target(*args, **kwargs)  # type: ignore[operator]
+        return call_node(node, None, args, kwargs)

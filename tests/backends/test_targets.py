@@ -87,7 +87,7 @@ def test_target_of_onnx_is_a_dialect(packed: fx.GraphModule, tmp_path: Path) -> 
     standard = TARGETS.get("standard")
 
     def render(gm: fx.GraphModule) -> bytes:
-        model = onnx.load_from_string(standard.render(gm, 18))
+        model = onnx.load_from_string(standard.content(gm, {}))
         model.doc_string = "plain"
         return model.SerializeToString()
 

@@ -79,7 +79,10 @@ def test_a_fresh_batch_norm_is_judged_in_training() -> None:
     nn.init.constant_(layers[0].bias, 50.0)  # type: ignore[arg-type]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        bnnfx.convert(nn.Sequential(layers[0], nn.BatchNorm2d(8), *layers[1:]).eval(), "xnor", example_inputs=(X,))
+        model = nn.Sequential(layers[0], nn.BatchNorm2d(8), *layers[1:]).eval()
+        gm = bnnfx.convert(model, "xnor", example_inputs=(X,))
+    assert bnnfx.calibrate(gm, [X], batch_norm=False)["2_sign"].constant.all()
+    assert not bnnfx.calibrate(gm, [X])["2_sign"].constant.any()
 
 
 def test_inputs_that_are_a_shape_only_say_nothing() -> None:
