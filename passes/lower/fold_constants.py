@@ -43,13 +43,16 @@ class FoldConstants(Pass[LowerContext, Constant, None]):
         for node in self.gm.graph.nodes:
             if node.op == "get_attr":
                 values[node] = operator.attrgetter(str(node.target))(self.gm)
-            elif node.all_input_nodes and all(source in values for source in node.all_input_nodes):
-                if node.op in ("call_function", "call_method") and operator_of(self.gm, node).mode is Mode.SAME:
-                    with torch.no_grad():
-                        values[node] = call_node(node, None, *fx.node.map_arg((node.args, node.kwargs), values.get))
+            elif self._gives_the_same(node) and values.keys() >= set(node.all_input_nodes):
+                with torch.no_grad():
+                    values[node] = call_node(node, None, *fx.node.map_arg((node.args, node.kwargs), values.get))
         for node, value in values.items():
             if node.op != "get_attr" and isinstance(value, Tensor) and not values.keys() >= node.users.keys():
                 yield Constant(node, value)
+
+    def _gives_the_same(self, node: fx.Node) -> bool:
+        computes = node.op in ("call_function", "call_method") and node.all_input_nodes
+        return bool(computes) and operator_of(self.gm, node).mode is Mode.SAME
 
     def allowed(self, match: Constant) -> None:
         """Always."""
