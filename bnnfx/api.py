@@ -23,7 +23,7 @@ from bnnfx.graph.context import ConvertContext, LowerContext
 from bnnfx.graph.given_models import copy_of, plain_attributes, require_module
 from bnnfx.graph.pass_runner import run_passes
 from bnnfx.graph.record import PassReport, Record, Role, attach, record_of, require_stage
-from bnnfx.graph.shapes import as_tensors, infer_shapes, number_given
+from bnnfx.graph.shapes import as_tensors, infer_shapes, tensors_if_given
 from bnnfx.graph.stage import Stage, require_two_levels
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.passes.split.split_activations import SplitActivations
@@ -84,7 +84,7 @@ def convert(
     passes = pipelines.with_extensions(pipelines.CONVERT)
     canonicalizing = [kind for kind in passes if kind.requires is Stage.TRACED]
     whole: dict[str, str] = {}  # what is traced wrongly, as the values tell
-    inputs = None if example_inputs is None else as_tensors(example_inputs, scalars=True)
+    inputs = tensors_if_given(example_inputs)
     require_module(model)
     valued = inputs if inputs is not None and _can_compare(model, inputs) else None
     changing = changing_hooks(model, valued)
@@ -94,7 +94,7 @@ def convert(
     layers = weight_layers(model)
     while True:
         try:
-            gm, leaves, modes = trace(model, whole, given=number_given(inputs), changing=changing)
+            gm, leaves, modes = trace(model, whole, inputs, changing)
         except ConversionError as error:
             _refuse_names(model, error)
             raise
@@ -284,7 +284,7 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...], *, check: bool = 
     if check and _can_compare(gm, given):
         expected = run_trainable(packed, inputs)
     shapes = infer_shapes(packed, inputs) if expected is None or not is_whole(inputs) else expected.shapes
-    context = LowerContext(shapes, record.packed, record.same_bits)
+    context = LowerContext(inputs, shapes, record.packed, record.same_bits)
     run_passes(packed, pipelines.with_extensions(pipelines.LOWER), context, record)
     attach(packed, record)
     if expected is not None:

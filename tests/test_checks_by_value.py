@@ -45,6 +45,7 @@ from bnnfx.passes.lower.keep_channels_last import KeepChannelsLast
 from bnnfx.passes.lower.move_maxpool_behind_pack import MoveMaxPoolBehindPack
 from bnnfx.passes.lower.pack_layers import PackLayers
 from bnnfx.passes.lower.settle_mode import SettleMode
+from bnnfx.passes.lower.settle_sizes import SettleSizes
 from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
 from bnnfx.passes.split.replicate_before_batchnorm import ReplicateBeforeBatchNorm
 from bnnfx.passes.split.split_activations import SplitActivations
@@ -168,6 +169,23 @@ class Functional(nn.Module):
 def by_mode() -> fx.GraphModule:
     torch.manual_seed(0)
     return bnnfx.convert(Functional(), "xnor", config=Config(keep_float=())).eval()
+
+
+class Resized(nn.Module):
+    """A slice and a window of a map, by its sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(torch.narrow(x, 2, x.shape[2] // 4, x.shape[2] // 2)).mean((2, 3))
+
+
+def resized() -> fx.GraphModule:
+    torch.manual_seed(0)
+    return bnnfx.convert(Resized(), "xnor", config=Config(keep_float=())).eval()
 
 
 Fault = Callable[[fx.GraphModule], object]
@@ -347,6 +365,10 @@ TABLE: dict[str, Faults | str] = {
     ),
     SettleMode.__name__: Faults(
         by_mode, {"the arguments of training": keyword(lambda n: calls(n, F.batch_norm), "training", True)}
+    ),
+    SettleSizes.__name__: Faults(
+        resized,
+        {"another start": argument(lambda n: calls(n, torch.narrow), 2, lambda start: start + 1)},
     ),
     DropInferenceIdentities.__name__: Faults(
         network,

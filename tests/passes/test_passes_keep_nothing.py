@@ -102,7 +102,7 @@ def split_and_lower(scheme: str, config: Config) -> None:
 
 
 class ByHand(nn.Module):
-    """A scale computed of a parameter, and a function that follows the mode."""
+    """A scale computed of a parameter, a function that follows the mode, and a size that is read."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class ByHand(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layers[1](self.layers[0](x) * self.scale.square())
-        return self.layers[2](x * (2.0 if self.training else 3.0))
+        return self.layers[2](x * (2.0 if self.training else 3.0)).reshape(-1, x.shape[1])
 
 
 def lower_constants_and_modes() -> None:
