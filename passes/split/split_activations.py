@@ -8,12 +8,13 @@ from torch import fx, nn
 
 from bnnfx.graph import edit
 from bnnfx.graph.dataflow import drops, module_calls, module_of
-from bnnfx.graph.halved_channels import halves_of, keeps_shift
+from bnnfx.graph.halved_channels import halves_of, is_flatten, keeps_shift, mean_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
+from bnnfx.graph.value_flow import follow_values
 from bnnfx.nn import ActivationBinarizer, layer_kind
-from bnnfx.nn.halves import halves_by_group, mean_of_halves
+from bnnfx.nn.halves import halves_by_group
 from bnnfx.private_interfaces import has_hooks_before
 
 
@@ -27,6 +28,7 @@ class Ternary:
         others: every other reader, with the value that it reads.
         doubled: the layers of which no activation before this one took the inputs.
         elsewhere: calls of the layers that read something else than a ternary activation.
+        axes: which axis the layers take for the channels of the activation, 1 or -1; a flattened map has axis 1.
     """
 
     activation: fx.Node
@@ -34,6 +36,7 @@ class Ternary:
     others: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     elsewhere: list[fx.Node] = field(default_factory=list)
+    axes: set[int] = field(default_factory=set)
 
 
 class SplitActivations(Pass[None, Ternary, None]):
@@ -49,6 +52,10 @@ class SplitActivations(Pass[None, Ternary, None]):
 
     requires = Stage.TRAINABLE
     ensures = Stage.TRAINABLE
+
+    def __init__(self, gm: fx.GraphModule, context: None) -> None:
+        super().__init__(gm, context)
+        self._values = follow_values(gm)
 
     def match(self) -> Iterator[Ternary]:
         """Every call of an activation that is half the sum of two binary ones, `ActivationBinarizer.split`."""
@@ -74,6 +81,9 @@ class SplitActivations(Pass[None, Ternary, None]):
         if len(groups) > 1:
             names = ", ".join(f"'{node.target}'" for node in match.layers)
             return Refusal(f"{names} read it in different groups of channels", "give each an activation of its own")
+        if len(match.axes) > 1:
+            names = ", ".join(f"'{node.target}'" for node in match.layers)
+            return Refusal(f"{names} read channels on different axes of it", "give each an activation of its own")
         if match.others and groups - {1}:
             return Refusal(
                 f"the grouped layer '{match.layers[0].target}' and '{match.others[0][1].name}' both read it, in "
@@ -85,7 +95,8 @@ class SplitActivations(Pass[None, Ternary, None]):
     def rewrite(self, match: Ternary, plan: None) -> None:
         """Compare the shifted halves, double the layers' inputs, and put means in front of the other readers."""
         graph, activation = self.gm.graph, match.activation
-        halves = halves_of(activation.all_input_nodes[0])
+        (axis,) = match.axes or {1}
+        halves = halves_of(activation.all_input_nodes[0], axis)
         groups = max((self._groups(node) for node in match.layers), default=1)
         with graph.inserting_before(activation):
             if groups > 1:
@@ -99,8 +110,7 @@ class SplitActivations(Pass[None, Ternary, None]):
         means: dict[fx.Node, fx.Node] = {}
         for value, reader in match.others:
             if value not in means:
-                with graph.inserting_after(value):
-                    means[value] = graph.call_function(mean_of_halves, (value,))
+                means[value] = mean_of(value, axis)
             reader.replace_input_with(value, means[value])
 
     def subject(self, match: Ternary) -> str:
@@ -111,13 +121,16 @@ class SplitActivations(Pass[None, Ternary, None]):
         """A network of which a part stays ternary is of no use: refuse all of it, with every reason."""
         self.stop_if_refused("split cannot make two binary activations of each ternary one")
 
-    def _find_readers(self, ternary: Ternary, value: fx.Node) -> None:
+    def _find_readers(self, ternary: Ternary, value: fx.Node, flattened: bool = False) -> None:
         for user in value.users:
             module = module_of(self.gm, user)
-            if layer_kind(module) is not None:
+            kind = layer_kind(module)
+            if kind is not None:
                 ternary.layers.append(user)
+                first = flattened or kind.channel_axis == 1 or self._values[value].axes == 2
+                ternary.axes.add(1 if first else -1)
             elif drops(self.gm, user) or keeps_shift(self.gm, user):
-                self._find_readers(ternary, user)
+                self._find_readers(ternary, user, flattened or is_flatten(user))
             else:
                 ternary.others.append((value, user))
 
