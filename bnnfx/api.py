@@ -53,8 +53,7 @@ def convert(
     Args:
         model: a module that `torch.fx` can trace; a submodule that it cannot is kept as a float leaf, with a warning.
         scheme: one of `bnnfx.schemes()`.
-        example_inputs: arguments of `model.forward`, shaped as in use; optional, lets shapes be checked. A linear layer
-            whose input has other axes than `[N, C]` stays float where they, or the graph itself, tell. Arguments that
+        example_inputs: arguments of `model.forward`, shaped as in use; optional, lets shapes be checked. Arguments that
             are left out, or None at the end, have their defaults in the graph, which does not take them. Without
             example inputs, every hook is taken to change values.
         config: which layers stay float, and options of the scheme.
@@ -173,7 +172,7 @@ def split(gm: fx.GraphModule, example_inputs: tuple[Any, ...] | None = None, *, 
     training with a new optimizer, or with `split_optimizer_state`.
 
     Args:
-        gm: a graph module in stage TRAINABLE with ternary activations; linear layers read `[N, C]`.
+        gm: a graph module in stage TRAINABLE with ternary activations.
         example_inputs: arguments of its forward, for the comparison; without them there is none.
         check: compare the result with `gm`, in evaluation, on the first two samples of the example inputs, as
             `bnnfx.lower` does.

@@ -18,6 +18,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from helpers.ternary import networks, trainable
+from helpers.tokens import Mixed
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -44,6 +45,7 @@ from bnnfx.passes.lower.fuse_replication_into_convolution import FuseReplication
 from bnnfx.passes.lower.keep_channels_last import KeepChannelsLast
 from bnnfx.passes.lower.move_maxpool_behind_pack import MoveMaxPoolBehindPack
 from bnnfx.passes.lower.pack_layers import PackLayers
+from bnnfx.passes.lower.read_tokens_as_maps import ReadTokensAsMaps
 from bnnfx.passes.lower.settle_mode import SettleMode
 from bnnfx.passes.lower.settle_sizes import SettleSizes
 from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
@@ -96,6 +98,17 @@ def settled(gm: fx.GraphModule) -> fx.GraphModule:
             module.momentum = 1.0
     with torch.no_grad():
         gm.train()(x())
+    return gm.eval()
+
+
+def tokens() -> fx.GraphModule:
+    """Linear layers on `[N, T, C]`, trained for a step."""
+    torch.manual_seed(0)
+    pixels = nn.Sequential(nn.Flatten(2), nn.Linear(192, 8))  # of each channel
+    model = nn.Sequential(pixels, Mixed(8, 16, nn.LayerNorm, nn.Softshrink(0.1)))
+    gm = bnnfx.convert(model, "bireal", config=Config(keep_float=("first",)))
+    with torch.no_grad():
+        gm(x())
     return gm.eval()
 
 
@@ -406,6 +419,14 @@ TABLE: dict[str, Faults | str] = {
             "a bias": constant("c_bias", lambda value: value + 0.01),
             "a threshold": constant("_sign_threshold", lambda value: value + 0.1),
             "an axis": attribute("pads", lambda pair: [0, 2]),
+        },
+    ),
+    ReadTokensAsMaps.__name__: Faults(
+        tokens,
+        {
+            "a scale per channel": constant("_per_channel", a_little_more),
+            "a batch norm is dropped": skip(lambda n: calls(n, frozen_batch_norm)),
+            "an activation is dropped": skip(is_module("1.act")),
         },
     ),
     FuseReplicationIntoConvolution.__name__: Faults(

@@ -13,7 +13,7 @@ from bnnfx import Config, LayerConfig
 from bnnfx.analysis import FlipRate, quantization_error
 from bnnfx.errors import Refusal
 from bnnfx.graph import edit
-from bnnfx.nn import BINARY_LAYERS, BinaryConv2d, BinaryLayer, BinaryLinear, SignActivation, layer_kind, register_layer
+from bnnfx.nn import BINARY_LAYERS, BinaryConv2d, BinaryLayer, SignActivation, layer_kind, register_layer
 from bnnfx.nn.binary_layer import MapConvolution, MapShape
 from bnnfx.nn.sign import sign
 from bnnfx.numerics.convolution import Geometry
@@ -155,15 +155,6 @@ def test_shortcuts_and_refusals():
     assert (said.reason, said.remedy) == ("its padding is a word", "give a number")
 
 
-class BinaryTokens(BinaryLinear):
-    """A linear layer on `[N, C]` and `[N, T, C]`."""
-
-    @classmethod
-    def takes(cls, axes: int) -> bool:
-        """Two axes or three."""
-        return axes in (2, 3)
-
-
 class Threshold(SignActivation):
     """Compares with another number in every channel of `[N, T, C]`."""
 
@@ -194,9 +185,7 @@ class Centred(SignActivation):
 
 
 @pytest.mark.parametrize("binarizer", [Threshold, Centred])
-def test_linear_layers_on_tokens(monkeypatch, binarizer, tmp_path):
-    """The batch of the packed convolution is that of all tokens."""
-    monkeypatch.setitem(BINARY_LAYERS, nn.Linear, BinaryTokens)
+def test_linear_layers_on_tokens(binarizer, tmp_path):
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(70, 70), nn.LayerNorm(70), nn.Linear(70, 9)), torch.randn(2, 5, 70)
     bnn = bnnfx.convert(model, "bireal", example_inputs=(x,), config=Config(keep_float=())).eval()

@@ -17,11 +17,11 @@ from bnnfx.graph.inplace import home_of, unsafe_calls, unsafe_writes
 from bnnfx.graph.known_sizes import KnownSizes
 from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
-from bnnfx.nn import ActivationBinarizer, BinaryLayer
+from bnnfx.nn import ActivationBinarizer, BinaryLayer, LastAxisBatchNorm
 from bnnfx.nn.mode import CallByMode
 from bnnfx.private_interfaces import BatchNorm, accept_any_axes, assertion
 
-_OURS = (ActivationBinarizer, BinaryLayer, CallByMode)
+_OURS = (ActivationBinarizer, BinaryLayer, CallByMode, LastAxisBatchNorm)
 
 
 class _Untraceable(Exception):

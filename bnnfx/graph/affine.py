@@ -40,7 +40,7 @@ def affine_of(gm: fx.GraphModule, node: object, axes: int | None) -> Affine | No
     if not isinstance(node, fx.Node):
         return None
     if calls(node, frozen_batch_norm):
-        return _frozen(gm, node)
+        return _frozen(gm, node, axes)
     row = operator_of(gm, node)
     if row.name not in ("add", "sub", "mul", "div") or axes is None:
         return None
@@ -75,10 +75,12 @@ def _per_channel(gm: fx.GraphModule, operand: object, axes: int) -> Tensor | Non
     return value.double().reshape(-1) if alike else None
 
 
-def _frozen(gm: fx.GraphModule, node: fx.Node) -> Affine:
+def _frozen(gm: fx.GraphModule, node: fx.Node, axes: int | None) -> Affine | None:
     """`A = gamma / sqrt(var + eps)` and `beta - mean A`."""
-    source, mean, var, gamma, beta, epsilon = node.args
+    source, mean, var, gamma, beta, epsilon, *axis = node.args
     assert isinstance(source, fx.Node) and isinstance(epsilon, float)
+    if axis and axes != 2:
+        return None  # the channels are the last axis
     factor = 1 / torch.sqrt(constant(gm, var).double() + epsilon)
     factor = factor if gamma is None else constant(gm, gamma).double() * factor
     offset = -constant(gm, mean).double() * factor

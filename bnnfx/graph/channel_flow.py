@@ -146,8 +146,8 @@ class _Flow:
         if row.kind is Kind.LAYER:
             fits = channels.is_map and channels.rank == row.axes
             return self.graph.resolved(channels, module.in_channels) if fits else None  # type: ignore[arg-type]
-        if channels.last and channels.rank not in (2, None):
-            return None  # a normalization or PReLU reads axis 1
+        if channels.rank != 2 and channels.last != (row.channel_axis == -1) and channels.rank is not None:
+            return None  # a normalization or PReLU reads one axis for the channels
         if isinstance(module, nn.PReLU):
             return channels if module.num_parameters == 1 else self.graph.resolved(channels, module.num_parameters)
         size = module.num_channels if isinstance(module, nn.GroupNorm) else module.num_features

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from bnnfx.graph.dataflow import module_of
+from bnnfx.graph.dataflow import channel_axis, module_of
 from bnnfx.graph.record import PassReport, Record, Remark
 from bnnfx.graph.shapes import copies
 from bnnfx.graph.value_flow import follow_values
@@ -26,9 +26,13 @@ REPORT = "CountBits"
 @contextmanager
 def observing(gm: fx.GraphModule) -> Iterator[dict[str, ChannelStatistics]]:
     """Let every binarizer count what it sees inside the `with` statement; by qualified name, in the graph's order."""
-    observed = {str(node.target): module_of(gm, node) for node in gm.graph.nodes}
-    binarizers = {name: m for name, m in observed.items() if isinstance(m, ActivationBinarizer)}
-    seen = {name: ChannelStatistics(binarizer.levels) for name, binarizer in binarizers.items()}
+    binarizers: dict[str, ActivationBinarizer] = {}
+    seen: dict[str, ChannelStatistics] = {}
+    for node in gm.graph.nodes:
+        module = module_of(gm, node)
+        if isinstance(module, ActivationBinarizer):
+            binarizers[str(node.target)] = module
+            seen[str(node.target)] = ChannelStatistics(module.levels, channel_axis(gm, node))
     for name, binarizer in binarizers.items():
         binarizer.statistics = seen[name]
     try:

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from bnnfx.graph.operators import Kind, Mode, call_of, modules_of, operator_of
+from bnnfx.nn import layer_kind
 from bnnfx.ops import BY_TARGET, PackedOp
 
 WEIGHT_LAYERS = modules_of(Kind.LAYER)
@@ -115,12 +116,12 @@ def module_calls(gm: fx.GraphModule, kinds: type[nn.Module] | tuple[type[nn.Modu
             yield node
 
 
-def is_replication(node: object) -> bool:
-    """Whether a node puts two copies of one map side by side on the axis of the channels."""
+def is_replication(node: object, axis: int | None = None) -> bool:
+    """Whether a node puts two copies of one map side by side on an axis that may be that of channels: this, or any."""
     if not isinstance(node, fx.Node) or not calls(node, torch.cat):
         return False
-    parts = node.args[0]
-    return isinstance(parts, list | tuple) and len(parts) == 2 and parts[0] is parts[1] and node.args[1:] == (1,)
+    parts, axes = node.args[0], ((1,), (-1,)) if axis is None else ((axis,),)
+    return isinstance(parts, list | tuple) and len(parts) == 2 and parts[0] is parts[1] and node.args[1:] in axes
 
 
 def sole_user(node: fx.Node) -> fx.Node | None:
@@ -169,6 +170,20 @@ def bits_source(gm: fx.GraphModule, node: fx.Node) -> fx.Node:
     while drops(gm, node):
         node = node.all_input_nodes[0]
     return node
+
+
+def channel_axis(gm: fx.GraphModule, node: fx.Node) -> int:
+    """Which axis of a binarizer's values holds the channels, 1 or -1: the one that the layers behind it sum over.
+
+    In a graph that is not packed yet; it is what tells a map `[N, C, ...]` from tokens `[N, ..., C]`.
+    """
+    for user in node.users:
+        kind = layer_kind(module_of(gm, user))
+        if kind is not None:
+            return kind.channel_axis
+        if drops(gm, user):
+            return channel_axis(gm, user)
+    return 1
 
 
 def constant(gm: fx.GraphModule, node: object) -> torch.Tensor:

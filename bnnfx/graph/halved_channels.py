@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -13,41 +14,63 @@ from bnnfx.nn import ActivationBinarizer, layer_kind
 from bnnfx.nn.halves import SHIFT, halves_by_group, mean_of_halves, shift_halves
 
 
-def replication_of(value: fx.Node) -> fx.Node:
+def axis_of_halves(node: fx.Node) -> int:
+    """The axis on which a replication, or what works on halves, has the channels: 1 or -1."""
+    axis = node.args[1] if calls(node, torch.cat) else node.kwargs.get("axis", 1)
+    assert isinstance(axis, int)
+    return axis
+
+
+def replication_of(value: fx.Node, axis: int) -> fx.Node:
     """Two copies of a map, `[v, v]`."""
     for user in value.users:
-        if is_replication(user):
+        if is_replication(user, axis):
             value.append(user)  # in front of whoever is going to read it
             return user
     with value.graph.inserting_after(value):
-        return value.graph.call_function(torch.cat, ([value, value], 1))
+        return value.graph.call_function(torch.cat, ([value, value], axis))
 
 
-def find_halves(value: fx.Node) -> fx.Node | None:
+def find_halves(value: fx.Node, axis: int) -> fx.Node | None:
     """The shifted copies of a map if the graph has them, else None."""
     for copies in value.users:
-        if is_replication(copies):
+        if is_replication(copies, axis):
             return next((user for user in copies.users if calls(user, shift_halves)), None)
     return None
 
 
-def halves_of(value: fx.Node) -> fx.Node:
+def halves_of(value: fx.Node, axis: int) -> fx.Node:
     """The shifted copies of a map, `[v - 1/4, v + 1/4]`."""
-    copies, found = replication_of(value), find_halves(value)
+    copies, found = replication_of(value, axis), find_halves(value, axis)
     if found is not None:
         copies.append(found)
         return found
     with value.graph.inserting_after(copies):
-        return value.graph.call_function(shift_halves, (copies, SHIFT))
+        return value.graph.call_function(shift_halves, (copies, SHIFT), _on(axis))
 
 
-def readers_of_shifted(gm: fx.GraphModule, value: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """What reads a map, through dropout, pooling and views that keep a shift: each with the value that it reads."""
+def mean_of(halves: fx.Node, axis: int) -> fx.Node:
+    """The map that halves stand for."""
+    with halves.graph.inserting_after(halves):
+        return halves.graph.call_function(mean_of_halves, (halves,), _on(axis))
+
+
+def _on(axis: int) -> dict[str, Any]:
+    return {} if axis == 1 else {"axis": axis}
+
+
+def readers_of_shifted(
+    gm: fx.GraphModule, value: fx.Node, flattened: bool = False
+) -> Iterator[tuple[fx.Node, fx.Node, bool]]:
+    """What reads a map, through dropout, pooling and views that keep a shift.
+
+    Each with the value that it reads, and whether that was flattened.
+    """
     for user in value.users:
         if drops(gm, user) or keeps_shift(gm, user):
-            yield from readers_of_shifted(gm, user)
+            yield from readers_of_shifted(gm, user, flattened or is_flatten(user))
         else:
-            yield value, user
+            yield value, user, flattened
 
 
 def groups_of(gm: fx.GraphModule, layer: fx.Node) -> int:
@@ -60,14 +83,14 @@ def groups_of(gm: fx.GraphModule, layer: fx.Node) -> int:
 def put_in_place(doubled: fx.Node, halves: fx.Node) -> None:
     """Let `doubled`, which now holds the halves of its map, take the place of `halves`; others read their mean."""
     graph, copies, others = doubled.graph, halves.all_input_nodes[0], dict(doubled.users)
+    axis = axis_of_halves(halves)
     halves.replace_all_uses_with(doubled)
     graph.erase_node(halves)
     if not copies.users:
         graph.erase_node(copies)
         del others[copies]
     if others:
-        with graph.inserting_after(doubled):
-            mean = graph.call_function(mean_of_halves, (doubled,))
+        mean = mean_of(doubled, axis)
         for user in others:
             user.replace_input_with(doubled, mean)
 
@@ -91,9 +114,26 @@ def widen_batch_norm(batch_norm: nn.Module, shift: float) -> None:
             setattr(batch_norm, name, torch.cat([buffer, buffer]))
 
 
-def keeps_shift(gm: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a node gives `f(x + c) = f(x) + c` in training and evaluation, and keeps channels apart and in order."""
-    return is_flatten(node) or operator_of(gm, node).keeps_shift(call_of(gm, node))
+def keeps_shift(gm: fx.GraphModule, node: fx.Node, axis: int = 1) -> bool:
+    """Whether a node gives `f(x + c) = f(x) + c` in training and evaluation, and keeps channels apart and in order.
+
+    Args:
+        gm: the graph.
+        node: any node.
+        axis: which one the channels are; pooling takes axis 1 for them.
+    """
+    row = operator_of(gm, node)
+    return is_flatten(node) or (row.keeps_shift(call_of(gm, node)) and (axis == 1 or row.kind is not Kind.POOL))
+
+
+def axis_in_front(node: fx.Node, axis: int) -> int:
+    """The axis of the channels of what a node reads, where in its result it is this: a flattened map has axis 1."""
+    return 1 if is_flatten(node) else axis
+
+
+def normalizes(gm: fx.GraphModule, node: fx.Node, axis: int) -> bool:
+    """Whether a node is a batch norm whose channels are this axis."""
+    return is_batch_norm(gm, node) and operator_of(gm, node).channel_axis == axis
 
 
 def is_flatten(node: fx.Node) -> bool:

@@ -3,6 +3,7 @@
 from bnnfx.nn.activation import ActivationBinarizer, HeavisideActivation, SignActivation, TernaryActivation
 from bnnfx.nn.binary_layer import BINARY_LAYERS, BinaryLayer, layer_kind, register_layer
 from bnnfx.nn.convolution_layer import BinaryConv2d
+from bnnfx.nn.last_axis_norm import LastAxisBatchNorm
 from bnnfx.nn.linear_layer import BinaryLinear
 from bnnfx.nn.weight import ScaledSign, WeightBinarizer
 
@@ -13,6 +14,7 @@ __all__ = [
     "BinaryLayer",
     "BinaryLinear",
     "HeavisideActivation",
+    "LastAxisBatchNorm",
     "ScaledSign",
     "SignActivation",
     "TernaryActivation",

@@ -88,9 +88,10 @@ class BinaryLayer(nn.Module):
         raise NotImplementedError
 
     def as_map(self, sizes: tuple[int, ...]) -> MapShape:
-        """The 2-D map that an input is, by the sizes of its axes behind the batch: the same values in the same order.
+        """The 2-D map that an input is, by the sizes of its axes behind the batch.
 
-        A batch of more than one axis is flattened in front of it.
+        Where the channels are axis 1, the map has the same values in the same order, and a batch of more than one axis
+        is flattened in front of it. Where they are the last axis, the axes between are rows and columns.
         """
         raise NotImplementedError
 

@@ -1,5 +1,7 @@
 """The binary linear layer."""
 
+import math
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -8,7 +10,7 @@ from bnnfx.nn.binary_layer import BinaryLayer, MapConvolution, MapShape, registe
 
 @register_layer(nn.Linear)
 class BinaryLinear(BinaryLayer, nn.Linear):
-    """A `torch.nn.Linear` with 1-bit weights; give it +-1 activations.
+    """A `torch.nn.Linear` with 1-bit weights; give it +-1 activations, `[N, C]` or `[N, ..., C]`.
 
     Args:
         *args: as for `torch.nn.Linear`.
@@ -21,20 +23,26 @@ class BinaryLinear(BinaryLayer, nn.Linear):
     """
 
     axes = 2
-    layout = "(N, C)"
+    layout = "(N, ..., C)"
     channel_axis = -1
     width_names = ("in_features", "out_features")
     batch_norm = nn.BatchNorm1d
+
+    @classmethod
+    def takes(cls, axes: int) -> bool:
+        """A batch, and any number of axes between it and the channels."""
+        return axes >= cls.axes
 
     def accumulate(self, x: Tensor, signs: Tensor) -> Tensor:
         """`float[..., C]` to integers `float[..., O]`."""
         return F.linear(x, signs)
 
     def as_map(self, sizes: tuple[int, ...]) -> MapShape:
-        """One pixel."""
-        return self.in_features, 1, 1
+        """A pixel for every position; one of `[N, C]`."""
+        *positions, columns = (1, *sizes[:-1]) if len(sizes) > 1 else (1, 1)
+        return self.in_features, math.prod(positions), columns
 
     def convolution(self, of: MapShape) -> MapConvolution:
-        """With a kernel as large as the map, so that the bits of a map need not be reordered."""
+        """At every pixel; of a map that was flattened, with a kernel as large as that: its bits stay in their order."""
         channels, rows, columns = of
-        return MapConvolution(channels, (rows, columns))
+        return MapConvolution(channels, (1, 1) if channels == self.in_features else (rows, columns))

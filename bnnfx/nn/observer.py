@@ -5,10 +5,11 @@ from torch import Tensor
 
 
 class ChannelStatistics:
-    """Sums over everything but the channel axis (axis 1) of the tensors it is shown.
+    """Sums over everything but the channel axis of the tensors it is shown.
 
     Args:
         levels: the values that the binarizer can give, ascending.
+        axis: which one that is, 1 or -1.
 
     Attributes:
         count: values seen per channel.
@@ -18,18 +19,19 @@ class ChannelStatistics:
         zeros: `int64[C]`, how many were exactly zero.
     """
 
-    def __init__(self, levels: tuple[float, ...] = (-1.0, 1.0)) -> None:
+    def __init__(self, levels: tuple[float, ...] = (-1.0, 1.0), axis: int = 1) -> None:
         self.levels = levels
+        self.axis = axis
         self.count = 0
         self.total = self.squares = torch.zeros((), dtype=torch.float64)
         self.occupied = self.zeros = torch.zeros((), dtype=torch.int64)
 
     @torch.no_grad()
     def update(self, x: Tensor, bits: Tensor) -> None:
-        """Add a batch: the input `x` of a binarizer and its output `bits`, both `[N, C, ...]`."""
-        axes = [axis for axis in range(x.ndim) if axis != 1]
+        """Add a batch: the input `x` of a binarizer and its output `bits`, of one shape."""
+        axes = [axis for axis in range(x.ndim) if axis != self.axis % x.ndim]
         values = x.double()
-        self.count += x.numel() // x.shape[1]
+        self.count += x.numel() // x.shape[self.axis]
         self.total = self.total + values.sum(axes).cpu()
         self.squares = self.squares + values.square().sum(axes).cpu()
         self.occupied = self.occupied + torch.stack([(bits == level).sum(axes) for level in self.levels]).cpu()

@@ -13,7 +13,16 @@ import torch
 from torch import Tensor, fx
 
 from bnnfx.errors import StageError
-from bnnfx.graph.dataflow import calls, drops, is_inner, module_of, packed_channels, packed_op, packed_result
+from bnnfx.graph.dataflow import (
+    calls,
+    channel_axis,
+    drops,
+    is_inner,
+    module_of,
+    packed_channels,
+    packed_op,
+    packed_result,
+)
 from bnnfx.graph.halved_channels import groups_of, readers_of_shifted
 from bnnfx.graph.record import record_of
 from bnnfx.graph.shapes import leaves_of
@@ -187,9 +196,10 @@ class _Recorder(fx.Interpreter):
             axes = tuple(range(1, x.ndim))
             deviation = deviation + UNIT * x[0].numel() ** 0.5 * x.abs().amax(axes, keepdim=True)
             deviation = deviation + deviation.amax(axes, keepdim=True)
-        distance = torch.cat(distances, dim=1)
-        error = error_of(torch.cat([UNIT * y.abs() + deviation for y in distances], dim=1))
-        bits = torch.cat([result > level for level in reversed(levels[:-1])], dim=1)
+        axis = channel_axis(self.gm, n)
+        distance = _channels_first(distances, axis)
+        error = error_of(_channels_first([UNIT * y.abs() + deviation for y in distances], axis))
+        bits = _channels_first([result > level for level in reversed(levels[:-1])], axis)
         groups = self._groups(n) if len(levels) == 3 else 1
         if groups > 1:
             distance, error, bits = (halves_by_group(each, groups) for each in (distance, error, bits))
@@ -201,7 +211,7 @@ class _Recorder(fx.Interpreter):
             return result
         parts = torch.from_numpy(given).reshape(bits.shape)
         above = (halves_in_blocks(parts, groups) if groups > 1 else parts).chunk(len(levels) - 1, dim=1)
-        return torch.tensor(levels, dtype=result.dtype)[sum(part.long() for part in above)]
+        return torch.tensor(levels, dtype=result.dtype)[sum(part.long() for part in above)].movedim(1, axis)
 
     def _readers(self, n: fx.Node) -> Iterator[fx.Node]:
         """What reads the bits, with what keeps them in evaluation in between."""
@@ -210,21 +220,21 @@ class _Recorder(fx.Interpreter):
 
     def _groups(self, n: fx.Node) -> int:
         """In how many groups the layers read a ternary map; `bnnfx.split` refuses what they read in several ways."""
-        layers = [reader for _, reader in readers_of_shifted(self.gm, n) if layer_kind(module_of(self.gm, reader))]
+        layers = [reader for _, reader, _ in readers_of_shifted(self.gm, n) if layer_kind(module_of(self.gm, reader))]
         return max((groups_of(self.gm, layer) for layer in layers), default=1)
 
     def _compare(self, n: fx.Node, result: Tensor) -> Tensor:
         source, threshold = n.all_input_nodes
         x, t = self.env[source], self.env[threshold]
-        low, high = map(float, n.args[2:4])  # type: ignore[arg-type]
-        bits = result > low
+        low, high, axis = (float(n.args[2]), float(n.args[3]), (*n.args, 1)[4])  # type: ignore[arg-type]
         error = error_of(UNIT * (x - t).abs() + self.deviations.of(source))
-        self._record(n, bits.numpy(), (x - t).numpy(), error.numpy())
+        bits, distance, error = (_channels_first([y], axis) for y in (result > low, x - t, error))  # type: ignore[arg-type]
+        self._record(n, bits.numpy(), distance.numpy(), error.numpy())
         self.trace.as_floats.add(n.name)
         given = self._given(n.name)
         if given is None or given.size != result.numel():
             return result
-        return torch.where(torch.from_numpy(given).reshape(result.shape), high, low)
+        return torch.where(torch.from_numpy(given).reshape(bits.shape), high, low).movedim(1, axis)  # type: ignore[arg-type]
 
     def _pack(self, n: fx.Node, op: PackedOp, result: Tensor) -> Tensor:
         assert self._call is not None
@@ -287,6 +297,11 @@ class _Recorder(fx.Interpreter):
         if isinstance(value, Tensor) or isinstance(deviation, Tensor) or leaves_of(deviation) != [0.0]:
             return deviation
         return [0.0] * len(leaves_of(value))  # a structure of exact values
+
+
+def _channels_first(parts: list[Tensor], axis: int) -> Tensor:
+    """Values side by side, with their channels, which are this axis, as axis 1."""
+    return torch.cat(parts, dim=axis).movedim(axis, 1)
 
 
 def packed_map(rows: Array, shape: tuple[int, ...]) -> Array:

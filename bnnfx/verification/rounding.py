@@ -33,7 +33,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from bnnfx.graph.dataflow import calls, drops, is_freezable, module_of, packed_op
 from bnnfx.graph.inplace import may_write, written
@@ -170,18 +169,18 @@ class Deviations:
     def _batch_norm(self, node: fx.Node, module: nn.Module | None, value: Tensor, unit: float) -> Tensor:
         if module is not None:
             mean, var, gamma, beta = (getattr(module, name) for name in BATCH_NORM_TENSORS)
-            epsilon: Any = module.eps
+            numbers: Any = (module.eps, operator_of(self.gm, node).channel_axis)
         else:
-            *operands, epsilon = node.args[1:]
+            operands, numbers = node.args[1:5], node.args[5:]
             mean, var, gamma, beta = (None if operand is None else self._value(operand) for operand in operands)
         gamma, beta = (None if x is None else x.abs() for x in (gamma, beta))
         x, nothing = self._value(node.args[0]), torch.zeros_like(mean)
-        sizes = F.batch_norm(x.abs(), -mean.abs(), var, gamma, beta, False, 0.0, epsilon)
+        sizes = frozen_batch_norm(x.abs(), -mean.abs(), var, gamma, beta, *numbers)
         own = unit * _STEPS * sizes
         before = self.of(node.args[0])
         if not isinstance(before, Tensor):
             return own
-        return own + F.batch_norm(before, nothing, var, gamma, None, False, 0.0, epsilon)
+        return own + frozen_batch_norm(before, nothing, var, gamma, None, *numbers)
 
     def _layer(self, node: fx.Node, module: nn.Module | None, unit: float) -> Tensor | None:
         transposed = operator_of(self.gm, node).transposed

@@ -8,10 +8,9 @@ from bnnfx.graph import edit
 from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_calls, module_of
 from bnnfx.graph.pass_runner import Pass
-from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 from bnnfx.graph.value_flow import follow_values, normalized, producer
-from bnnfx.nn import BINARY_LAYERS, BinaryLayer
+from bnnfx.nn import BINARY_LAYERS, BinaryLayer, LastAxisBatchNorm
 
 
 class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
@@ -40,23 +39,18 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
             if needed and known and node not in self._normalized:
                 yield node
 
-    def allowed(self, match: fx.Node) -> Refusal | None:
-        """`BatchNorm1d` normalizes axis 1, which is a linear layer's features in `[N, C]` only."""
-        kind = self._kind(match)
-        rank = self._values[match].axes or kind.axes
-        if kind.channel_axis % rank == 1:
-            return None
-        return Refusal(
-            f"no batch norm is put behind it, though a binary layer reads what it gives: a {kind.batch_norm.__name__} "
-            f"would take axis 1 of its {rank} for the features",
-            "normalize its features yourself, with nn.LayerNorm, or nn.BatchNorm2d once they are the channels of a map",
-        )
+    def allowed(self, match: fx.Node) -> None:
+        """Always."""
 
     def rewrite(self, match: fx.Node, plan: None) -> None:
-        """Insert the batch norm of the layer's kind, named after the layer, on its device and in its type."""
+        """Insert the batch norm over the layer's channels, named after the layer, on its device and in its type."""
         weight = module_of(self.gm, match).weight  # type: ignore[union-attr]
         assert isinstance(weight, Tensor)
-        norm = self._kind(match).batch_norm(len(weight), device=weight.device, dtype=weight.dtype)
+        kind = self._kind(match)
+        # torch's own takes axis 1, and so the last one of two only
+        torchs = kind.channel_axis == 1 or self._values[match].axes == 2
+        batch_norm = kind.batch_norm if torchs else LastAxisBatchNorm
+        norm = batch_norm(len(weight), device=weight.device, dtype=weight.dtype)
         edit.call_module_after(self.gm, match, edit.add_module(self.gm, str(match.target), "bn", norm))
 
     def _kind(self, node: fx.Node) -> type[BinaryLayer]:

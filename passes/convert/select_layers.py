@@ -203,7 +203,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         if kind.takes(axes_given or kind.axes):
             return None
         shape = self.context.shapes.get(source)
-        given = f"shape {list(shape)}" if shape is not None else f"{axes_given} axes"
+        given = f"shape {list(shape)}" if shape is not None else f"{axes_given} {'axis' if axes_given == 1 else 'axes'}"
         return Refusal(
             f"its input has {given}; a binary {type(layer).__name__} takes {kind.layout} only",
             f"reshape its input to {kind.layout}, and its output back",

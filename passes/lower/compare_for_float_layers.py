@@ -6,7 +6,7 @@ from torch import fx
 
 from bnnfx.graph import edit
 from bnnfx.graph.context import LowerContext
-from bnnfx.graph.dataflow import module_calls, module_of
+from bnnfx.graph.dataflow import channel_axis, module_calls, module_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
@@ -50,9 +50,11 @@ class CompareForFloatLayers(Pass[LowerContext, fx.Node, list[fx.Node]]):
         module, x = module_of(self.gm, match), match.all_input_nodes[0]
         assert isinstance(module, ActivationBinarizer)
         threshold = module.constant_threshold(len(self.context.shapes[x]))
+        axis = channel_axis(self.gm, match)
+        last = () if axis == 1 else (axis,)
         with self.gm.graph.inserting_before(match):
             constant = edit.add_buffer(self.gm, f"{match.target}_threshold", threshold)
-            values = self.gm.graph.call_function(compare, (x, constant, *module.levels))
+            values = self.gm.graph.call_function(compare, (x, constant, *module.levels, *last))
         self.context.shapes[values] = self.context.shapes[match]
         for reader in plan:
             reader.replace_input_with(match, values)

@@ -18,7 +18,8 @@ from bnnfx.graph.chain import (
     value_source,
 )
 from bnnfx.graph.context import LowerContext
-from bnnfx.graph.dataflow import calls
+from bnnfx.graph.dataflow import calls, is_kind
+from bnnfx.graph.operators import Kind
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
@@ -71,12 +72,14 @@ class FoldEpilogueToThreshold(Pass[LowerContext, Epilogue, IntegerThreshold]):
                     f"'{node.name}' is also read as float, so the float stream stays",
                     f"let '{node.name}' have one reader, the binary layer; a residual network needs the stream",
                 )
-        for node in match.chain:
-            if not is_per_channel(self.gm, node, self.context.shapes):
-                return Refusal(
-                    f"'{node.name}' mixes values, so no threshold per channel stands for it",
-                    f"take '{node.name}' out, or move it behind an activation or sum that keeps the float stream",
-                )
+        mixing = [node for node in match.chain if not is_per_channel(self.gm, node, self.context.shapes)]
+        if mixing:
+            # what only gives values another order stands there for what needs that order
+            name = next((node for node in mixing if not is_kind(self.gm, node, Kind.MOVE)), mixing[0]).name
+            return Refusal(
+                f"'{name}' mixes values, so no threshold per channel stands for it",
+                f"take '{name}' out, or move it behind an activation or sum that keeps the float stream",
+            )
         table = table_of_bits(self.gm, match.start, match.chain, match.pack)
         threshold = from_table(accumulators_of(self.gm, match.start), table)
         if threshold is None:

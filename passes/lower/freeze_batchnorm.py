@@ -31,12 +31,14 @@ class FreezeBatchNorm(Pass[LowerContext, fx.Node, tuple[Any, ...]]):
                 yield node
 
     def allowed(self, match: fx.Node) -> tuple[Any, ...] | Refusal:
-        """Running statistics are needed: the input, the names of the four tensors or None, and epsilon."""
+        """Running statistics are needed; the plan: the input, the names of the four tensors or None, and numbers."""
         if is_freezable(self.gm, match):
             module = module_of(self.gm, match)
             tensors = {name: getattr(module, name) for name in BATCH_NORM_TENSORS}
             names = [None if tensor is None else f"{match.target}.{name}" for name, tensor in tensors.items()]
-            return (match.all_input_nodes[0], *names, module.eps)  # type: ignore[union-attr]
+            axis = operator_of(self.gm, match).channel_axis
+            last = () if axis == 1 else (axis,)
+            return (match.all_input_nodes[0], names, module.eps, *last)  # type: ignore[union-attr]
         if match.op == "call_module":
             return Refusal(
                 "it keeps no running statistics and normalizes each batch by itself",
@@ -52,16 +54,16 @@ class FreezeBatchNorm(Pass[LowerContext, fx.Node, tuple[Any, ...]]):
             )
         return (
             call.operands[0],
-            *(None if value is None else str(value.target) for value in given),
+            [None if value is None else str(value.target) for value in given],
             call.get("eps", 1e-5),
         )
 
     def rewrite(self, match: fx.Node, plan: tuple[Any, ...]) -> None:
         """Read the tensors as constants and call the function."""
-        graph, (source, *names, epsilon) = self.gm.graph, plan
+        graph, (source, names, *numbers) = self.gm.graph, plan
         with graph.inserting_before(match):
             constants = [None if name is None else graph.get_attr(name) for name in names]
-            frozen = graph.call_function(frozen_batch_norm, (source, *constants, epsilon))
+            frozen = graph.call_function(frozen_batch_norm, (source, *constants, *numbers))
         self.context.shapes[frozen] = self.context.shapes[match]
         edit.replace(match, frozen)
 

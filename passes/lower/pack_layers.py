@@ -8,13 +8,14 @@ from torch import Tensor, fx, nn
 
 from bnnfx.graph import edit
 from bnnfx.graph.chain import CONVOLUTION, PACK
+from bnnfx.graph.channels_last import read_as_map, read_as_tokens, tokens_as_map, tokens_of_map
 from bnnfx.graph.context import LowerContext
 from bnnfx.graph.dataflow import bits_source, calls, constant, module_calls, module_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
-from bnnfx.nn.binary_layer import MapConvolution
+from bnnfx.nn.binary_layer import MapConvolution, MapShape
 from bnnfx.nn.comparison_probe import comparison_fault
 from bnnfx.nn.weight import exact_zeros
 from bnnfx.numerics.bits import pack_bits
@@ -39,6 +40,7 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
 
     Every layer is the convolution of a map, see `BinaryLayer.convolution`; a linear layer is that of a single pixel or,
     behind `torch.flatten` of a map, that of the map with a kernel of its size, so that its bits need not be reordered.
+    Tokens `[N, ..., C]` are a map that is channels last.
     Whatever made the weight bits (rotation, centring, standardization) is evaluated here and gone.
 
     Allowed where weights are -1 or 1 and activations are what their threshold says.
@@ -74,17 +76,13 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
         layer = self._layer(match)
         binarizer = bits_source(self.gm, match.all_input_nodes[0])
         x = binarizer.all_input_nodes[0]
-        source = self._flattened_map(x) if layer.channel_axis == -1 else None
-        if source is None:
-            shape = layer.as_map(tuple(self.context.shapes[x][1:]))
-        else:
-            _, channels, rows, columns = self.context.shapes[source]
-            shape = (channels, rows, columns)
-        bits = self._pack(binarizer, x, shape, source)
-        convolution = layer.convolution(shape)
-        size = convolution.window.output_size(*shape[1:], convolution.kernel)
+        view = self._view(layer, x)
+        bits = self._pack(binarizer, x, view)
+        convolution = layer.convolution(view.shape)
+        size = convolution.window.output_size(*view.shape[1:], convolution.kernel)
         batch = self.context.shapes[match].numel() // (layer.width * size[0] * size[1])
-        self._convolution(match, plan, bits, convolution, torch.Size((batch, layer.width, *size)))
+        result_shape = torch.Size((batch, layer.width, *size))
+        self._convolution(match, plan, bits, convolution, result_shape, view.of_tokens)
 
     def subject(self, match: fx.Node) -> str:
         """The layer's qualified name."""
@@ -99,6 +97,26 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
         assert isinstance(module, BinaryLayer)
         return module
 
+    def _view(self, layer: BinaryLayer, x: fx.Node) -> "_View":
+        sizes = self.context.shapes[x]
+        if layer.channel_axis == -1 and len(sizes) > 2:
+            found = next(self._maps_of(x), None)
+            return _View(layer.as_map(tuple(sizes[1:])), found, of_tokens=True)
+        flattened = self._flattened_map(x) if layer.channel_axis == -1 else None
+        if flattened is not None:
+            _, channels, rows, columns = self.context.shapes[flattened]
+            return _View((channels, rows, columns), flattened)
+        shape = layer.as_map(tuple(sizes[1:]))
+        if len(sizes) == 4:
+            return _View(shape, x)
+        view = (x, (-1, *shape))
+        return _View(shape, next((user for user in x.users if calls(user, torch.reshape) and user.args == view), None))
+
+    def _maps_of(self, x: fx.Node) -> Iterator[fx.Node]:
+        """Where tokens are read as a map."""
+        for user in x.users:
+            yield from (node for node in (user, *user.users) if tokens_of_map(node) is x)
+
     def _flattened_map(self, x: fx.Node) -> fx.Node | None:
         """The map `[N, C, H, W]` of which `x` is the `flatten`, if it is that of one."""
         source = x.args[0] if calls(x, torch.flatten) and x.args[1:] in ((1,), (1, -1)) else None
@@ -110,19 +128,13 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
         assert isinstance(module, ActivationBinarizer)
         return module
 
-    def _pack(self, binarizer: fx.Node, x: fx.Node, shape: tuple[int, ...], source: fx.Node | None = None) -> fx.Node:
-        """The bits of `x`, from `source` (its values as a map) if given; shared by all layers that compare it alike."""
-        module, graph = self._binarizer(binarizer), self.gm.graph
-        rank = len(self.context.shapes[x])
-        if source is None and rank == 4:
-            source = x
-        if source is None:
-            view = (x, (-1, *shape))
-            source = next((user for user in x.users if calls(user, torch.reshape) and user.args == view), None)
+    def _pack(self, binarizer: fx.Node, x: fx.Node, view: "_View") -> fx.Node:
+        """The bits of `x`; shared by all layers that compare it alike."""
+        module, graph, source = self._binarizer(binarizer), self.gm.graph, view.source
         value = None
         if module.pointwise:
-            value = module.constant_threshold(rank)
-            value = _broadcast(value.expand(1, *self.context.shapes[x][1:]).reshape(-1, *shape))
+            value = module.constant_threshold(len(self.context.shapes[x]))
+            value = _broadcast(view.of(value.expand(1, *self.context.shapes[x][1:])))
             for user in [] if source is None else source.users:
                 if calls(user, PACK) and _reads(self.gm, user.args[1], value):
                     if binarizer.name != _left_of(user.name):
@@ -132,30 +144,42 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
             if value is not None:
                 threshold = edit.add_buffer(self.gm, f"{binarizer.target}_threshold", value)
             else:
-                threshold = self._traced_threshold(module, x, shape)
-            if source is None:
-                source = graph.call_function(torch.reshape, (x, (-1, *shape)))
-                self.context.shapes[source] = torch.Size((self.context.shapes[x][:-1].numel(), *shape))
+                threshold = self._traced_threshold(module, x, view)
+            if source is None and view.of_tokens:
+                source = read_as_map(x, self.context.shapes)
+            elif source is None:
+                source = graph.call_function(torch.reshape, (x, (-1, *view.shape)))
+                self.context.shapes[source] = torch.Size((self.context.shapes[x][:-1].numel(), *view.shape))
             bits = graph.call_function(PACK, (source, threshold))
         edit.take_name(bits, binarizer, _LEFT)
         return bits
 
-    def _traced_threshold(self, module: ActivationBinarizer, x: fx.Node, shape: tuple[int, ...]) -> fx.Node:
+    def _traced_threshold(self, module: ActivationBinarizer, x: fx.Node, view: "_View") -> fx.Node:
         """What computes the threshold of `x` at run time, as a map that broadcasts to one of this shape."""
         graph, sizes = self.gm.graph, self.context.shapes[x]
         traced = fx.symbolic_trace(_Threshold(module, len(sizes))).graph
         argument = next(node for node in traced.nodes if node.op == "placeholder")
         threshold = graph.graph_copy(traced, {argument: x})
         assert isinstance(threshold, fx.Node)
-        if len(sizes) == 4:
+        if len(sizes) == 4 and not view.of_tokens:
             return threshold
-        values = module.threshold(torch.zeros(sizes), len(sizes)).numel()
-        if values == sizes[0] and sizes[1:].numel() == torch.Size(shape).numel():  # one for each sample, which is a map
+        one_per_sample = module.threshold(torch.zeros(sizes), len(sizes)).shape == (sizes[0], *(1,) * len(sizes[1:]))
+        if one_per_sample and sizes[1:].numel() == torch.Size(view.shape).numel():  # a sample is a map
             return graph.call_function(torch.reshape, (threshold, (-1, 1, 1, 1)))
-        return graph.call_function(torch.reshape, (graph.call_method("expand_as", (threshold, x)), (-1, *shape)))
+        everywhere = graph.call_method("expand_as", (threshold, x))
+        if view.of_tokens:
+            self.context.shapes[everywhere] = sizes
+            return read_as_map(everywhere, self.context.shapes)
+        return graph.call_function(torch.reshape, (everywhere, (-1, *view.shape)))
 
     def _convolution(
-        self, match: fx.Node, plan: BinaryWeight, bits: fx.Node, convolution: MapConvolution, result_shape: torch.Size
+        self,
+        match: fx.Node,
+        plan: BinaryWeight,
+        bits: fx.Node,
+        convolution: MapConvolution,
+        result_shape: torch.Size,
+        of_tokens: bool,
     ) -> None:
         layer, graph, name = self._layer(match), self.gm.graph, str(match.target)
         shape = self.context.shapes[match]
@@ -182,12 +206,33 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
             result = graph.call_function(CONVOLUTION, (bits, *constants, *attributes))
             rename(result, f"{match.name}_packed")  # stays behind a linear layer; otherwise it becomes the layer's name
             self.context.shapes[result] = result_shape
-            if len(shape) == 2:
+            if of_tokens:
+                result = read_as_tokens(result, shape, self.context.shapes)
+            elif len(shape) == 2:
                 result = graph.call_function(torch.flatten, (result, 1))
             elif len(shape) != 4:
                 result = graph.call_function(torch.reshape, (result, (-1, *shape[1:])))
         self.context.shapes[result] = shape
         edit.replace(match, result)
+
+
+@dataclass
+class _View:
+    """How a layer's input is a map.
+
+    Attributes:
+        shape: of one sample of the map.
+        source: the node that is the map, if there is one already.
+        of_tokens: whether the input's channels are its last axis, behind others than the batch.
+    """
+
+    shape: MapShape
+    source: fx.Node | None
+    of_tokens: bool = False
+
+    def of(self, values: Tensor) -> Tensor:
+        """Values of one sample, shaped as the input, as the map."""
+        return tokens_as_map(values) if self.of_tokens else values.reshape(-1, *self.shape)
 
 
 _LEFT = "float"

@@ -6,11 +6,14 @@ from torch import fx
 
 from bnnfx.graph.dataflow import calls, is_add, is_batch_norm, is_replication, module_of
 from bnnfx.graph.halved_channels import (
+    axis_in_front,
+    axis_of_halves,
     channels_of,
     find_halves,
     halves_of,
     is_called_once,
     keeps_shift,
+    normalizes,
     put_in_place,
     reads_bits,
     replication_of,
@@ -56,34 +59,41 @@ class MoveShiftUpstream(Pass[None, fx.Node, fx.Node | None]):
 
         The plan is the operand that carries the shift; a batch norm itself needs none.
         """
-        value = _source(match)
-        if is_batch_norm(self.gm, value):
+        value, axis = _source(match), axis_of_halves(match)
+        if normalizes(self.gm, value, axis):
             return self._keeps_beta(value)
-        if keeps_shift(self.gm, value) or is_add(value):
+        if keeps_shift(self.gm, value, axis) or is_add(value):
             if is_add(value) and channels_of(self.gm, value) is None:
                 return Refusal(
                     f"the sum '{value.name}' may add maps of different sizes{_STAYS}",
                     "add maps whose channels the graph tells: of convolutions, batch norms, pooling and activations",
                 )
-            carrier = self._carrier(value)
+            carrier = self._carrier(value, axis)
             if carrier is not None:
                 return carrier
             return Refusal(
                 f"no batch norm adds to '{value.name}'{_STAYS}", "put a batch norm behind one of its summands"
             )
+        if is_batch_norm(self.gm, value):
+            return Refusal(
+                f"'{value.name}' may normalize another axis than that of the channels{_STAYS}",
+                "use bnnfx.nn.LastAxisBatchNorm behind linear layers",
+            )
         return Refusal(f"'{value.name}' is no batch norm{_STAYS}", "put a batch norm behind it")
 
     def rewrite(self, match: fx.Node, plan: fx.Node | None) -> None:
         """Let the value itself be the halves."""
-        value = _source(match)
+        value, axis = _source(match), axis_of_halves(match)
         module = module_of(self.gm, value)
         if is_batch_norm(self.gm, value):
             assert module is not None
-            value.replace_input_with(value.all_input_nodes[0], replication_of(value.all_input_nodes[0]))
+            value.replace_input_with(value.all_input_nodes[0], replication_of(value.all_input_nodes[0], axis))
             widen_batch_norm(module, SHIFT)
         else:
+            axis = axis_in_front(value, axis)
             for operand in value.all_input_nodes:
-                value.replace_input_with(operand, halves_of(operand) if operand is plan else replication_of(operand))
+                doubled = halves_of if operand is plan else replication_of
+                value.replace_input_with(operand, doubled(operand, axis))
         put_in_place(value, match)
 
     def subject(self, match: fx.Node) -> str:
@@ -100,28 +110,30 @@ class MoveShiftUpstream(Pass[None, fx.Node, fx.Node | None]):
             return Refusal(f"it is called several times{_STAYS}", "give each call a batch norm of its own")
         return None
 
-    def _can_carry(self, value: fx.Node) -> bool:
-        if find_halves(value) is not None:
+    def _can_carry(self, value: fx.Node, axis: int) -> bool:
+        if find_halves(value, axis) is not None:
             return True
-        if is_batch_norm(self.gm, value):
+        if normalizes(self.gm, value, axis):
             return self._keeps_beta(value) is None
-        return (keeps_shift(self.gm, value) or self._adds_alike(value)) and self._carrier(value) is not None
+        moves = keeps_shift(self.gm, value, axis) or self._adds_alike(value)
+        return moves and self._carrier(value, axis) is not None
 
     def _adds_alike(self, value: fx.Node) -> bool:
         return is_add(value) and channels_of(self.gm, value) is not None
 
-    def _carrier(self, value: fx.Node) -> fx.Node | None:
+    def _carrier(self, value: fx.Node, axis: int) -> fx.Node | None:
         """Which operand of a sum, or the input of any other node, can be carried as shifted halves."""
-        operands = [operand for operand in value.all_input_nodes if self._can_carry(operand)]
-        shifted = [operand for operand in operands if self._is_read_shifted(operand)]
+        axis = axis_in_front(value, axis)
+        operands = [operand for operand in value.all_input_nodes if self._can_carry(operand, axis)]
+        shifted = [operand for operand in operands if self._is_read_shifted(operand, axis)]
         behind_layers = [operand for operand in operands if reads_bits(self.gm, operand)]
         return next(iter([*shifted, *behind_layers, *operands]), None)
 
-    def _is_read_shifted(self, value: fx.Node) -> bool:
+    def _is_read_shifted(self, value: fx.Node, axis: int) -> bool:
         """Whether an activation reads this value, or what it is a pooling or a view of."""
-        while find_halves(value) is None and keeps_shift(self.gm, value):
-            value = value.all_input_nodes[0]
-        return find_halves(value) is not None
+        while find_halves(value, axis) is None and keeps_shift(self.gm, value, axis):
+            value, axis = value.all_input_nodes[0], axis_in_front(value, axis)
+        return find_halves(value, axis) is not None
 
 
 def _source(shift: fx.Node) -> fx.Node:

@@ -4,8 +4,15 @@ from collections.abc import Iterator
 
 from torch import fx
 
-from bnnfx.graph.dataflow import is_batch_norm, is_replication, module_of, sole_user
-from bnnfx.graph.halved_channels import is_called_once, reads_bits, replication_of, widen_batch_norm
+from bnnfx.graph.dataflow import is_replication, module_of, sole_user
+from bnnfx.graph.halved_channels import (
+    axis_of_halves,
+    is_called_once,
+    normalizes,
+    reads_bits,
+    replication_of,
+    widen_batch_norm,
+)
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
@@ -25,7 +32,7 @@ class ReplicateBeforeBatchNorm(Pass[None, fx.Node, None]):
     def match(self) -> Iterator[fx.Node]:
         """Replications of what a batch norm gives."""
         for node in list(self.gm.graph.nodes):
-            if is_replication(node) and is_batch_norm(self.gm, node.all_input_nodes[0]):
+            if is_replication(node) and normalizes(self.gm, node.all_input_nodes[0], axis_of_halves(node)):
                 yield node
 
     def allowed(self, match: fx.Node) -> Refusal | None:
@@ -49,9 +56,10 @@ class ReplicateBeforeBatchNorm(Pass[None, fx.Node, None]):
         module = module_of(self.gm, batch_norm)
         assert module is not None
         source = batch_norm.all_input_nodes[0]
+        axis = axis_of_halves(match)
         match.replace_all_uses_with(batch_norm)
         self.gm.graph.erase_node(match)
-        batch_norm.replace_input_with(source, replication_of(source))
+        batch_norm.replace_input_with(source, replication_of(source, axis))
         widen_batch_norm(module, 0.0)
 
     def subject(self, match: fx.Node) -> str:

@@ -8,12 +8,13 @@ from torch import fx, nn
 
 from bnnfx.graph import edit
 from bnnfx.graph.dataflow import module_calls, module_of
-from bnnfx.graph.halved_channels import groups_of, halves_of, readers_of_shifted
+from bnnfx.graph.halved_channels import groups_of, halves_of, mean_of, readers_of_shifted
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
+from bnnfx.graph.value_flow import follow_values
 from bnnfx.nn import ActivationBinarizer, layer_kind
-from bnnfx.nn.halves import halves_by_group, mean_of_halves
+from bnnfx.nn.halves import halves_by_group
 from bnnfx.private_interfaces import has_hooks_before
 
 
@@ -27,6 +28,7 @@ class Ternary:
         others: every other reader, with the value that it reads.
         doubled: the layers of which no activation before this one took the inputs.
         elsewhere: calls of the layers that read something else than a ternary activation.
+        axes: which axis the layers take for the channels of the activation, 1 or -1; a flattened map has axis 1.
     """
 
     activation: fx.Node
@@ -34,6 +36,7 @@ class Ternary:
     others: list[tuple[fx.Node, fx.Node]] = field(default_factory=list)
     doubled: list[str] = field(default_factory=list)
     elsewhere: list[fx.Node] = field(default_factory=list)
+    axes: set[int] = field(default_factory=set)
 
 
 class SplitActivations(Pass[None, Ternary, None]):
@@ -50,13 +53,20 @@ class SplitActivations(Pass[None, Ternary, None]):
     requires = Stage.TRAINABLE
     ensures = Stage.TRAINABLE
 
+    def __init__(self, gm: fx.GraphModule, context: None) -> None:
+        super().__init__(gm, context)
+        self._values = follow_values(gm)
+
     def match(self) -> Iterator[Ternary]:
         """Every call of an activation that is half the sum of two binary ones, `ActivationBinarizer.split`."""
         found = [Ternary(node) for node in module_calls(self.gm, ActivationBinarizer) if self._half(node) is not None]
         for ternary in found:
-            for value, reader in readers_of_shifted(self.gm, ternary.activation):
-                if layer_kind(module_of(self.gm, reader)) is not None:
+            for value, reader, flattened in readers_of_shifted(self.gm, ternary.activation):
+                kind = layer_kind(module_of(self.gm, reader))
+                if kind is not None:
                     ternary.layers.append(reader)
+                    first = flattened or kind.channel_axis == 1 or self._values[value].axes == 2
+                    ternary.axes.add(1 if first else -1)
                 else:
                     ternary.others.append((value, reader))
         reading, doubled = {layer for ternary in found for layer in ternary.layers}, set[str]()
@@ -78,6 +88,9 @@ class SplitActivations(Pass[None, Ternary, None]):
         if len(groups) > 1:
             names = ", ".join(f"'{node.target}'" for node in match.layers)
             return Refusal(f"{names} read it in different groups of channels", "give each an activation of its own")
+        if len(match.axes) > 1:
+            names = ", ".join(f"'{node.target}'" for node in match.layers)
+            return Refusal(f"{names} read channels on different axes of it", "give each an activation of its own")
         if match.others and groups - {1}:
             return Refusal(
                 f"the grouped layer '{match.layers[0].target}' and '{match.others[0][1].name}' both read it, in "
@@ -89,7 +102,8 @@ class SplitActivations(Pass[None, Ternary, None]):
     def rewrite(self, match: Ternary, plan: None) -> None:
         """Compare the shifted halves, double the layers' inputs, and put means in front of the other readers."""
         graph, activation = self.gm.graph, match.activation
-        halves = halves_of(activation.all_input_nodes[0])
+        (axis,) = match.axes or {1}
+        halves = halves_of(activation.all_input_nodes[0], axis)
         groups = max((groups_of(self.gm, node) for node in match.layers), default=1)
         with graph.inserting_before(activation):
             if groups > 1:
@@ -103,8 +117,7 @@ class SplitActivations(Pass[None, Ternary, None]):
         means: dict[fx.Node, fx.Node] = {}
         for value, reader in match.others:
             if value not in means:
-                with graph.inserting_after(value):
-                    means[value] = graph.call_function(mean_of_halves, (value,))
+                means[value] = mean_of(value, axis)
             reader.replace_input_with(value, means[value])
 
     def subject(self, match: Ternary) -> str:

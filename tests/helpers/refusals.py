@@ -14,7 +14,7 @@ import bnnfx
 from bnnfx import Config, Explanation, LayerConfig
 from bnnfx.graph import edit as edit_graph
 from bnnfx.inspect.explain import Finding
-from bnnfx.nn import ActivationBinarizer, ScaledSign, SignActivation, TernaryActivation
+from bnnfx.nn import ActivationBinarizer, LastAxisBatchNorm, ScaledSign, SignActivation, TernaryActivation
 from bnnfx.numerics.surrogates import clipped_identity
 from bnnfx.schemes import get_scheme
 from helpers.models import (
@@ -128,13 +128,6 @@ def wired(wiring: Callable[[Any, Tensor], Tensor]) -> Callable[[], nn.Module]:
 def chain(*between: nn.Module) -> Callable[[], nn.Module]:
     """Two convolutions with layers between."""
     return lambda: nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), *between, nn.Conv2d(4, 2, 1))
-
-
-def sequence(normalization: nn.Module) -> Callable[[], nn.Module]:
-    """A linear layer over the pixels of a map, its normalization, and a convolution of that map."""
-    channels_last = Around(nn.Linear(8, 8), lambda x: x.permute(0, 2, 3, 1))
-    channels_first = Around(nn.Conv2d(8, 8, 1), lambda x: x.permute(0, 3, 1, 2))
-    return lambda: One(nn.Sequential(channels_last, normalization, channels_first))
 
 
 class Copies(nn.Module):
@@ -407,26 +400,17 @@ CASES: dict[str, Case] = {
         {"model": lambda: One(nn.Conv2d(8, 8, 1))},
     ),
     "axes": Case(
-        "layer",
-        "its input has shape [2, 8, 8, 8]",
-        lambda: One(nn.Linear(8, 8)),
-        {
-            "model": lambda: One(nn.Sequential(Around(nn.Linear(8, 8), lambda x: x.reshape(-1, 8)))),
-            "layer": "layer.0.inner",
-        },
+        "layer.inner",
+        "its input has shape [1024]",
+        lambda: One(Around(nn.Linear(1024, 8), lambda x: x.flatten())),
+        {"model": lambda: One(Around(nn.Linear(512, 8), lambda x: x.flatten(1)))},
         shaped=True,
     ),
     "axes that the graph tells": Case(
         "layer.inner",
-        "its input has 3 axes",
-        lambda: One(Around(nn.Linear(8, 8), lambda x: x.flatten(2).permute(0, 2, 1))),
-        {"model": lambda: One(Around(nn.Linear(8, 8), lambda x: x.permute(0, 2, 3, 1).reshape(-1, 8)))},
-    ),
-    "features of a sequence in front of a binary layer": Case(
-        "",
-        "no batch norm is put behind it",
-        sequence(nn.Identity()),
-        {"model": sequence(nn.LayerNorm(8))},
+        "its input has 1 axis",
+        lambda: One(Around(nn.Linear(1024, 8), lambda x: x.flatten())),
+        {"model": lambda: One(Around(nn.Linear(512, 8), lambda x: x.flatten(1)))},
     ),
     "sign that is not known": Case(
         "2",
@@ -681,6 +665,13 @@ CASES: dict[str, Case] = {
         {"model": chain(nn.BatchNorm2d(4, affine=True))},
         **DUO,
     ),
+    "shift of a batch norm over axis 1": Case(
+        "",
+        "may normalize another axis than that of the channels",
+        lambda: nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)),
+        {"model": lambda: nn.Sequential(nn.Linear(4, 4), LastAxisBatchNorm(4), nn.Linear(4, 2))},
+        **DUO,
+    ),
     "shift of a batch norm that is called twice": Case(
         "",
         "it is called several times, so the shift",
@@ -803,7 +794,7 @@ class Behind(Wired):
     def __init__(self, wiring: Callable[["Wired", Tensor], Any]) -> None:
         super().__init__(wiring)
         self.t, self.grouped = TernaryActivation(), nn.Conv2d(4, 4, 3, padding=1, groups=2)
-        self.u = TernaryActivation()
+        self.u, self.rows = TernaryActivation(), nn.Linear(7, 7)
 
 
 def behind(wiring: Callable[[Any, Tensor], Any]) -> Callable[[], nn.Module]:
@@ -849,6 +840,13 @@ STOPPING: dict[str, Case] = {
         behind(lambda m, x: (lambda y: m.grouped(y) + m.b(y))(m.t(m.a(x)))),
         {"model": behind(lambda m, x: (lambda y: m.grouped(m.t(y)) + m.b(m.u(y)))(m.a(x)))},
         **float_behind("grouped", "b.0"),
+    ),
+    "channels on two axes": Case(
+        "rows",
+        "'rows', 'b.0' read channels on different axes of it",
+        behind(lambda m, x: (lambda y: m.rows(y) + m.b(y))(m.t(m.a(x)))),
+        {"model": behind(lambda m, x: (lambda y: m.rows(m.t(y)) + m.b(m.u(y)))(m.a(x)))},
+        **float_behind("rows", "b.0"),
     ),
     "grouping and another reader": Case(
         "grouped",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.models import Residual, conv3x3
-from helpers.refusals import CASES
+from helpers.refusals import CASES, Around
 from torch import Tensor, fx, nn
 
 import bnnfx
@@ -97,6 +97,7 @@ def split_and_lower(scheme: str, config: Config) -> None:
     block, pool = Residual().block, nn.MaxPool2d(2)
     model = nn.Sequential(conv3x3(3, 8), nn.BatchNorm2d(8), nn.ReLU(), block, conv3x3(8, 8), pool, conv3x3(8, 8))
     model.append(nn.Dropout())
+    model.append(Around(nn.Linear(8, 8), lambda x: x.permute(0, 2, 3, 1)))
     bnn = bnnfx.convert(model, scheme, config=config)
     bnnfx.lower(bnnfx.api.split_if_ternary(bnn), (torch.randn(1, 3, 16, 16),))
 

@@ -111,6 +111,7 @@ class Operator:
         monotone: how a value moves with its input: 1 up, -1 down, per channel or for all; None if it may do both.
         batch_norm: whether it normalizes each channel over the batch and keeps running statistics, with which it is
             `x * scale + bias` per channel in evaluation.
+        channel_axis: of a batch norm, which axis holds the channels, 1 or -1.
         canonical: what a call in another spelling is rewritten to; None if it stays.
         axes: the number of axes of its input, with the batch, where that is fixed.
         result_axes: the number of axes of its result.
@@ -137,6 +138,7 @@ class Operator:
     sign: SignRule = field(default=lambda call, signs: Sign.UNKNOWN)
     monotone: Callable[[Call], Tensor | None] = field(default=lambda call: None)
     batch_norm: bool = False
+    channel_axis: int = 1
     canonical: Callable[[Call], Spelling | None] = field(default=lambda call: None)
     axes: int | None = None
     result_axes: AxesRule = field(default=lambda call, axes: None)
@@ -166,8 +168,9 @@ def same_axes(call: Call, axes: Sequence[int | None]) -> int | None:
 
 
 def broadcast_axes(call: Call, axes: Sequence[int | None]) -> int | None:
-    """As many as the operand with the most, as far as they are known."""
-    return max((count for count in axes if count is not None), default=None)
+    """As many as the operand with the most, where all are known."""
+    known = [count for count in axes if count is not None]
+    return max(known) if len(known) == len(axes) > 0 else None
 
 
 def axes_of_arguments(call: Call, axes: Sequence[int | None]) -> int | None:

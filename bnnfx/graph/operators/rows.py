@@ -33,6 +33,7 @@ from bnnfx.graph.operators.facts import (
     flattened_axes,
     same_axes,
 )
+from bnnfx.nn.last_axis_norm import LastAxisBatchNorm
 
 
 def _up(call: Call) -> Tensor:
@@ -137,8 +138,8 @@ def _norm(kind: type[nn.Module] | None, *functions: Any, **facts: Any) -> Operat
     return Operator(name, Kind.NORM, modules, functions, **{**usual, **facts})
 
 
-def _batch_norm_row(kind: type[nn.Module], axes: int | None) -> Operator:
-    return _norm(kind, batch_norm=True, axes=axes, mode=Mode.STATISTICS, resizable=True)
+def _batch_norm_row(kind: type[nn.Module], axes: int | None, **facts: Any) -> Operator:
+    return _norm(kind, batch_norm=True, axes=axes, mode=Mode.STATISTICS, resizable=True, **facts)
 
 
 def _move(name: str, *functions: Any, methods: tuple[str, ...] = (), **facts: Any) -> Operator:
@@ -320,7 +321,8 @@ ROWS: tuple[Operator, ...] = (
     ),
     _move("reshape_as", methods=("reshape_as", "view_as")),
     _move("unflatten", modules=(nn.Unflatten,)),
-    *(_move(name, result_axes=axes_of_arguments) for name in ("permute", "expand")),
+    _move("permute", parameters=("dims",), canonical=spellings.permute, result_axes=axes_of_arguments),
+    _move("expand", result_axes=axes_of_arguments),
     *(
         _move(name, result_axes=same_axes)
         for name in (
@@ -405,6 +407,7 @@ ROWS: tuple[Operator, ...] = (
     _batch_norm_row(nn.BatchNorm2d, 4),
     _batch_norm_row(nn.BatchNorm3d, 5),
     _batch_norm_row(nn.SyncBatchNorm, None),
+    _batch_norm_row(LastAxisBatchNorm, None, channel_axis=-1),
     Operator(
         *(FUNCTIONAL_BATCH_NORM, Kind.NORM, (), (F.batch_norm,)),
         parameters=(*BATCH_NORM_TENSORS, "training", "momentum", "eps"),

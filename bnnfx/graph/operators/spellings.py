@@ -96,6 +96,17 @@ def flatten(call: Call) -> Spelling | None:
     )
 
 
+def permute(call: Call) -> Spelling | None:
+    """`x.permute(0, 2, 1)`, `torch.permute(x, dims=(0, 2, 1))`: `torch.permute` with a list of all axes from 0 up."""
+    given = call.node.args[1:] or (call.get("dims"),)
+    dims = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
+    if not dims or not all(isinstance(axis, int) for axis in dims):
+        return None
+    order = [axis % len(dims) for axis in dims if isinstance(axis, int)]
+    same = call.node.target is torch.permute and not call.node.kwargs and call.node.args[1] == order
+    return None if same else (torch.permute, (*call.operands, order))
+
+
 def reshape(call: Call) -> Spelling | None:
     """`x.view(x.size(0), -1)`, `x.reshape(x.shape[0], -1)` keep the batch and flatten the rest: `torch.flatten`.
 

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bnnfx import Config
+from bnnfx.nn import LastAxisBatchNorm
 from bnnfx.passes.convert.insert_batchnorm import InsertBatchNorm
 
 ALL = Config(keep_float=())
@@ -112,7 +113,7 @@ def test_every_reader_must_be_normalized():
 
 def test_binary_layer_that_gives_the_output():
     ran = run_pass(InsertBatchNorm, nn.Sequential(nn.BatchNorm1d(8), nn.Linear(8, 4)), config=ALL)
-    assert ran.after.splitlines()[-2:] == ["_1_bn = BatchNorm1d 1_bn(_1)", "return _1_bn"]
+    assert ran.after.splitlines()[-2:] == ["_1_bn = LastAxisBatchNorm 1_bn(_1)", "return _1_bn"]
 
 
 def test_two_paths_to_a_batch_norm():
@@ -150,3 +151,22 @@ def test_type_mode_and_initial_function():
     assert norm.weight.dtype is torch.float64
     assert not norm.training
     assert (norm.num_features, norm.affine, norm.track_running_stats) == (8, True, True)
+
+
+@pytest.mark.parametrize("inputs", [None, (torch.randn(2, 5, 8),), (torch.randn(2, 3, 5, 8),)])
+def test_over_the_last_axis(inputs):
+    """Where a linear layer's input has more axes than two, or the graph does not tell how many."""
+    model = nn.Sequential(nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 4)).double()
+    inputs = None if inputs is None else (inputs[0].double(),)
+    ran = run_pass(InsertBatchNorm, model, config=ALL, inputs=inputs)
+    assert ran.report.applied == ["0", "2"]
+    norm = ran.gm.get_submodule("0_bn")
+    assert (type(norm), norm.num_features, norm.weight.dtype) == (LastAxisBatchNorm, 6, torch.float64)
+    ran = run_pass(InsertBatchNorm, model, config=ALL, inputs=(torch.randn(2, 8).double(),))
+    assert type(ran.gm.get_submodule("0_bn")) is nn.BatchNorm1d
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, LastAxisBatchNorm])
+def test_norm_over_the_last_axis_is_one(norm):
+    model = nn.Sequential(nn.Linear(8, 8), norm(8), nn.Linear(8, 8), norm(8), nn.Linear(8, 4), norm(4))
+    assert not run_pass(InsertBatchNorm, model, config=ALL, inputs=(torch.randn(2, 5, 8),)).report.changed

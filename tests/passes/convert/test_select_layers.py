@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from bnnfx import Config, LayerConfig
+from bnnfx import Config, ConversionError, LayerConfig
 from bnnfx.passes.convert.select_layers import SelectLayers
 
 ALL = Config(keep_float=())
@@ -146,9 +146,13 @@ def test_same_padding_of_an_odd_kernel():
 
 
 def test_linear_layer_of_more_axes():
+    """Its channels are the last axis, whatever stands between them and the batch."""
     model = One(nn.Linear(8, 8))
     ran = run_pass(SelectLayers, model, config=ALL, inputs=model.inputs())
-    assert "its input has shape [2, 8, 8, 8]" in ran.refused["layer"]
+    assert "layer" in ran.report.applied
+    model = nn.Sequential(nn.Flatten(0), nn.Linear(24, 8))
+    with pytest.raises(ConversionError, match=r"its input has shape \[24\]"):
+        run_pass(SelectLayers, model, config=ALL, inputs=(torch.randn(4, 6),))
 
 
 class FunctionalConvolution(Model):
