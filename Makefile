@@ -45,14 +45,13 @@ test-asan: $(READY)
 	LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest tests/kernels \
 	  --kernel-library build/native-asan/library/libbnnfx_ops.so
 
-# All operators of torch and torchvision, of which `make test` takes a share; and whole models of torchvision and timm,
-# the latter fetched for it.
+# All operators of torch and torchvision, of which `make test` takes a share; and whole models of torchvision and timm:
+# all, or those of `make sweep-models MODELS=...`, patterns of names or the list `families`.
 sweep-operators: $(READY)
 	$(BIN)/pytest -n 2 --all-operators tests/sweeps
 
 sweep-models: $(READY)
-	$(BIN)/pip install -qq -c constraints.txt timm
-	$(BIN)/python tests/sweeps/models.py
+	$(BIN)/python tests/sweeps/models.py $(MODELS)
 
 demo: $(READY) data
 	$(BIN)/python examples/quickstart.py

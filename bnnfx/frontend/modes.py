@@ -1,7 +1,7 @@
 """One graph of two: a model traced in training and in evaluation."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from torch import fx, nn
@@ -14,13 +14,18 @@ from bnnfx.nn.mode import CallByMode
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def differing_modules(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
+def differing_modules(training: fx.Graph, evaluation: fx.Graph, in_both: Collection[str]) -> list[str]:
     """The innermost submodules that do something else in training than in evaluation; the model itself is empty.
 
     What differs in nothing but constants of a function does the same: `follow_both_modes` has both.
+
+    Args:
+        training: what was traced in training.
+        evaluation: what was traced in evaluation.
+        in_both: the submodules that are called in both; one that is called in one of them is its caller's difference.
     """
     calls = [_by_module(graph) for graph in (training, evaluation)]
-    differing = {path for path in {*calls[0], *calls[1]} if calls[0].get(path) != calls[1].get(path)}
+    differing = {path for path in {"", *in_both} if calls[0].get(path) != calls[1].get(path)}
     return [path for path in differing if not any(_is_inside(other, path) for other in differing)]
 
 

@@ -67,7 +67,33 @@ class DropPath(nn.Module):
         return x * x.new_empty((x.shape[0], 1, 1, 1)).bernoulli_(0.5)
 
 
+class Cached(nn.Module):
+    """What is computed of a parameter is kept for the next call: for ever, or as timm's attention biases are."""
+
+    def __init__(self, for_ever: bool) -> None:
+        super().__init__()
+        self.weight, self.cache, self.for_ever = nn.Parameter(torch.randn(8)), dict[str, Tensor](), for_ever
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if not self.for_ever:
+            self.cache = {}
+        return super().train(mode)
+
+    def bias(self, x: Tensor) -> Tensor:
+        return self.weight.exp().reshape(8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not self.for_ever:
+            return x + self.bias(x)
+        device = "any" if self.for_ever else str(x.device)
+        if device not in self.cache:
+            self.cache[device] = self.bias(x)
+        return x + self.cache[device]
+
+
 INNER = {
+    "cache": lambda: Cached(for_ever=True),
+    "cache in evaluation": lambda: Cached(for_ever=False),
     "dropout2d": lambda: Calls(lambda x, training: F.dropout2d(x, 0.5, training)),
     "dropout by keyword": lambda: Calls(lambda x, training: F.dropout(x, training=training, p=0.3)),
     "another probability": lambda: Calls(lambda x, training: F.dropout(x, 0.5 if training else 0.0)),
@@ -111,6 +137,27 @@ def test_subclass_of_a_batch_norm_is_a_batch_norm_and_what_follows() -> None:
     assert {*gm.state_dict()} == {*Net(NormAct(8)).state_dict()}
 
 
+@pytest.mark.parametrize("name", ["cache", "cache in evaluation"])
+def test_cache_is_no_obstacle(name: str) -> None:
+    model = Net(INNER[name]())
+    gm, remarks, _ = trace(model)
+    assert remarks == [] and any(node.target == "inner.weight" for node in gm.graph.nodes)
+    assert model.inner.cache == {}
+
+
+def test_leaf_keeps_nothing_of_the_trace_that_failed() -> None:
+    class Branching(Cached):
+        def forward(self, x: Tensor) -> Tensor:
+            y = super().forward(x)
+            return y if y.sum() > 0 else -y
+
+    model = Net(Branching(for_ever=True)).eval()
+    gm, remarks, _ = trace(model)
+    assert [remark.subject for remark in remarks] == ["inner"]
+    x = torch.randn(IMAGE)
+    assert gm.get_submodule("inner").cache == {} and torch.equal(gm(x), model(x))
+
+
 def test_drop_path_is_no_obstacle() -> None:
     gm = bnnfx.convert(Net(DropPath()), "xnor", example_inputs=(torch.randn(IMAGE),))
     packed = bnnfx.lower(gm.eval(), (torch.randn(IMAGE),))
@@ -140,6 +187,30 @@ def test_model_that_takes_another_path_in_training_is_said_to() -> None:
         with pytest.warns(UserWarning, match="converted for one mode only"):
             gm = bnnfx.convert(Auxiliary().train(training), "xnor")
         assert isinstance(gm(torch.randn(IMAGE)), tuple) is training
+
+
+class Head(Net):
+    """An auxiliary head, a submodule of several layers, which is called in training only."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Identity())
+        self.head = nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        y = self.last(self.conv(self.bn(x)))
+        return (y, self.head(x)) if self.training else y
+
+
+def test_submodule_that_evaluation_does_not_call_is_none_that_gives_its_input() -> None:
+    x = torch.randn(IMAGE)
+    model = Head().train()
+    with pytest.warns(UserWarning, match="converted for one mode only"):
+        gm = bnnfx.convert(model, "xnor", example_inputs=(x,))
+    found = {layer.name: layer.binarized for layer in bnnfx.explain(gm).layers}
+    assert found["head.0"] and found["conv"]
+    packed = bnnfx.lower(gm, (x,))
+    assert [tuple(y.shape) for y in packed(x)] == [tuple(y.shape) for y in model(x)]
 
 
 class FrozenNorm(Net):
