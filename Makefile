@@ -9,7 +9,7 @@ NATIVE_BUILD := $(BIN)/cmake -S tests/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CUR
   -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python --log-level=WARNING
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: test test-arm test-asan sweep-operators sweep-models demo data browser clean
+.PHONY: test test-arm test-asan sweep-operators sweep-models fuzz demo data browser clean
 
 test: $(READY) data browser
 	$(BIN)/ruff check .
@@ -52,6 +52,14 @@ sweep-operators: $(READY)
 
 sweep-models: $(READY)
 	$(BIN)/python tests/sweeps/models.py $(MODELS)
+
+# Random networks through the whole chain, and mutated files through ONNX Runtime, N of the one and several of the other;
+# what fails is printed with its seed. FIRST is the seed to begin with.
+N ?= 100
+FIRST ?= 0
+
+fuzz: $(READY)
+	$(BIN)/python tests/sweeps/fuzz.py $(N) $(FIRST)
 
 demo: $(READY) data
 	$(BIN)/python examples/quickstart.py

@@ -2,9 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator
+from operator import attrgetter
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from bnnfx.graph import edit
 from bnnfx.graph.inplace import place_of_flag, written
@@ -47,7 +49,25 @@ def _by_module(graph: fx.Graph) -> dict[str, list[object]]:
     return calls
 
 
+class _Value:
+    """An attribute of a graph, equal to another one by value."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        x, y = self.value, other.value if isinstance(other, _Value) else other
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x is y:
+            return x is y
+        alike = (x.dtype, x.shape, x.device) == (y.dtype, y.shape, y.device)
+        return alike and (x.is_meta or torch.equal(x, y))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def _signature(node: fx.Node) -> object:
+    if node.op == "get_attr":  # a tensor that forward makes is an attribute, too, and may have other values by mode
+        return node.op, str(node.target), _Value(attrgetter(str(node.target))(node.graph.owning_module))
     constants = node.op != "call_function"
     arguments = fx.node.map_aggregate(
         (node.args, dict(node.kwargs)),

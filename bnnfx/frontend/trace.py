@@ -328,6 +328,7 @@ def _held(model: nn.Module, training: bool) -> Held:
 
 def _trace(model: nn.Module, leaves: dict[str, _Leaf], example_inputs: Sequence[Tensor] | None) -> _InMode:
     """The graph of a model in the mode that it is in; `leaves` grows by what cannot be traced."""
+    own = set(vars(model))
     while True:
         try:
             known = None if example_inputs is None else KnownSizes(model, example_inputs)
@@ -349,6 +350,9 @@ def _trace(model: nn.Module, leaves: dict[str, _Leaf], example_inputs: Sequence[
                 "depends on the values or the number of its inputs into a submodule of its own (it is then kept as a "
                 "float leaf), or rewrite it with tensor operations."
             ) from error
+        finally:
+            for name in set(vars(model)) - own:  # tensors that forward makes, under names that count up
+                delattr(model, name)
 
 
 def _drop_unread_sizes(graph: fx.Graph) -> None:

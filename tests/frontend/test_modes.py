@@ -1,6 +1,7 @@
 """A traced graph follows train() and eval() as the model does, whatever mode it came in."""
 
 import copy
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import bnnfx
+from bnnfx import ConversionError
 from bnnfx.frontend.trace import trace
 from bnnfx.nn.mode import CallByMode
 
@@ -235,3 +237,27 @@ def test_own_train_is_followed_in_both_modes(training: bool) -> None:
     for module in (model, traced):
         module.train(training)
     torch.testing.assert_close(traced(x), model(x))
+
+
+def test_tensors_that_forward_makes() -> None:
+    """The same ones in both modes are one attribute; a tensor that has other values in training is not."""
+    x = torch.randn(IMAGE, generator=torch.Generator().manual_seed(0))
+    model = Net(Calls(lambda y, training: y * torch.linspace(-1, 1, 8).view(8, 1, 1)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gm, leaves, modes = trace(model)
+    assert leaves == [] and modes == (False, True)
+    assert [torch.equal(gm.train(mode)(x), model.train(mode)(x)) for mode in (False, True)] == [True, True]
+    other = Net(Calls(lambda y, training: y * (torch.zeros(1) if training else torch.ones(1))))
+    gm, leaves, _ = trace(other)
+    assert [leaf.subject for leaf in leaves] == ["inner"]
+    assert [torch.equal(gm.train(mode)(x), other.train(mode)(x)) for mode in (False, True)] == [True, True]
+
+
+def test_a_forward_without_inputs_has_nothing_to_binarize() -> None:
+    class Alone(Net):
+        def forward(self) -> Tensor:  # type: ignore[override]
+            return self.conv(torch.ones(1, 8, 3, 3))  # type: ignore[no-any-return]
+
+    with pytest.raises(ConversionError, match="Nothing in this model can be binarized"):
+        bnnfx.convert(Alone(nn.ReLU()), "xnor", example_inputs=())
