@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 from bnnfx.errors import ConversionError
 from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, depends_on_input, is_add, is_kind, module_calls, module_of
+from bnnfx.graph.gates import made_for_gates
 from bnnfx.graph.given_models import computed_weight
 from bnnfx.graph.operators import Kind, Sign, operator_of
 from bnnfx.graph.pass_runner import Pass
@@ -36,6 +37,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         super().__init__(gm, context)
         self._boundary = _Boundary(gm)
         self._values = follow_values(gm, context.shapes)
+        self._made_for_gates = made_for_gates(gm, self._values, context.shapes)
 
     def match(self) -> Iterator[fx.Node]:
         """The first call of every layer with a weight, and calls of their functional forms."""
@@ -146,6 +148,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
             "first": self._boundary.first,
             "last": self._boundary.last,
             "downsample": lambda node: _is_downsample(self.gm, node),
+            "depthwise": lambda node: _is_depthwise(self.gm, node),
+            "gate": lambda node: node in self._made_for_gates,
         }
         for word in self.context.config.keep_float:
             if any(tests[word](node) for node in calls):
@@ -289,6 +293,13 @@ def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
     other = next((side for side in sides if node not in side), [])
     larger = any(getattr(module_of(gm, layer), "kernel_size", None) != (1, 1) for layer in other)
     return own == [node] and (len(other) > 1 or larger)
+
+
+def _is_depthwise(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """A convolution of one channel per group."""
+    layer = module_of(gm, node)
+    groups = getattr(layer, "groups", 1)
+    return bool(groups > 1 and groups == getattr(layer, "in_channels", 0))
 
 
 def _layers_up_to_fork(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node]:

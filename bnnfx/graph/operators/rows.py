@@ -225,7 +225,7 @@ ROWS: tuple[Operator, ...] = (
         fresh=True,
         mode=Mode.SAME,
     ),
-    Operator("glu", Kind.OPAQUE, (nn.GLU,), (F.glu,), sign=signs.keeps, mode=Mode.SAME, fresh=True),
+    Operator("glu", Kind.OPAQUE, (nn.GLU,), (F.glu,), sign=signs.keeps, mode=Mode.SAME, fresh=True, scales=True),
     # functions of one number
     *(
         _unary(name, signs.never)
@@ -278,6 +278,7 @@ ROWS: tuple[Operator, ...] = (
         torch.multiply,
         methods=("mul", "multiply", "__mul__", "__rmul__"),
         canonical=spellings.plain(operator.mul),
+        scales=True,
     ),
     _join(
         "div",
@@ -287,6 +288,7 @@ ROWS: tuple[Operator, ...] = (
         torch.divide,
         methods=("div", "divide", "__truediv__"),
         canonical=spellings.plain(operator.truediv),
+        scales=True,
     ),
     _join("maximum", signs.of_most, torch.maximum, torch.fmax, methods=("maximum", "fmax")),
     _join("minimum", signs.of_least, torch.minimum, torch.fmin, methods=("minimum", "fmin")),
