@@ -11,6 +11,9 @@ from bnnfx.graph.inplace import place_of_flag, written
 from bnnfx.graph.operators import BATCH_NORM_TENSORS, FOLLOWS, FUNCTIONAL_BATCH_NORM, Call, Mode, call_of, operator_of
 from bnnfx.nn.mode import CallByMode
 
+_CONSTANT = "_tensor_constant"
+"""How torch.fx names a tensor that forward makes of numbers alone."""
+
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
@@ -43,6 +46,9 @@ def _by_module(graph: fx.Graph) -> dict[str, list[object]]:
 
 
 def _signature(node: fx.Node) -> object:
+    if node.op == "get_attr" and str(node.target).startswith(_CONSTANT):  # numbered anew by every trace
+        value = getattr(node.graph.owning_module, str(node.target))
+        return node.op, value.dtype, value.shape, value.tolist()
     constants = node.op != "call_function"
     arguments = fx.node.map_aggregate(
         (node.args, dict(node.kwargs)),
