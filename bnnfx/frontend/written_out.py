@@ -3,7 +3,7 @@
 What replaces a module of torch has its place, its submodules under their names, and computes the same. It is plain
 code, which is traced: the linear layers in it are layers like any other. `nn.MultiheadAttention` has its projections as
 one parameter, `in_proj_weight`; written out they are `in_proj`, one `nn.Linear` of three times the width, where query,
-key and value are one tensor, and otherwise `q_proj`, `k_proj` and `v_proj`. The attention itself stays a float function.
+key and value are one tensor, and otherwise `q_proj`, `k_proj` and `v_proj`. The attention stays a float function.
 """
 
 import math
