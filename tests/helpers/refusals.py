@@ -335,6 +335,12 @@ CASES: dict[str, Case] = {
     "never called": Case(
         "aux", "forward does not call it", lambda: TrainingOnly(False), {"model": lambda: TrainingOnly(True)}
     ),
+    "weight of a module that has more": Case(
+        "",
+        "which has more than this weight and bias",
+        lambda: Functional(lambda m, x: F.linear(x, m.linear.weight) + m.linear.bias),
+        {"model": lambda: Functional(lambda m, x: F.linear(x, m.linear.weight, m.linear.bias))},
+    ),
     "function": Case(
         "conv2d",
         "conv2d is called as a function",
