@@ -23,12 +23,12 @@ from bnnfx.graph.context import ConvertContext, LowerContext
 from bnnfx.graph.given_models import copy_of, plain_attributes, require_module
 from bnnfx.graph.pass_runner import run_passes
 from bnnfx.graph.record import PassReport, Record, Role, attach, record_of, require_stage
-from bnnfx.graph.shapes import as_tensors, infer_shapes, number_given
+from bnnfx.graph.shapes import as_tensors, infer_shapes, tensors_if_given
 from bnnfx.graph.stage import Stage, require_two_levels
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.passes.split.split_activations import SplitActivations
 from bnnfx.schemes import get_scheme
-from bnnfx.verification.checks import check_file, check_lowered, is_whole, run_trainable
+from bnnfx.verification.checks import check_file, check_rewritten, is_whole, run_trainable
 
 
 def convert(
@@ -83,16 +83,16 @@ def convert(
     passes = pipelines.with_extensions(pipelines.CONVERT)
     canonicalizing = [kind for kind in passes if kind.requires is Stage.TRACED]
     whole: dict[str, str] = {}  # what is traced wrongly, as the values tell
-    inputs = None if example_inputs is None else as_tensors(example_inputs, scalars=True)
+    inputs = tensors_if_given(example_inputs)
     require_module(model)
-    valued = inputs if inputs is not None and _have_values(model, inputs) else None
+    valued = inputs if inputs is not None and _can_compare(model, inputs) else None
     changing = changing_hooks(model, valued)
     require_looking(model, changing, valued is not None)
     looking = frozenset(hooked(model)) - changing
     checked = valued if check else None
     while True:
         try:
-            gm, leaves, modes = trace(model, whole, given=number_given(inputs), changing=changing)
+            gm, leaves, modes = trace(model, whole, inputs, changing)
         except ConversionError as error:
             _refuse_names(model, error)
             raise
@@ -144,8 +144,10 @@ def _refuse_converted(model: object) -> None:
         )
 
 
-def _have_values(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> bool:
-    return not any(x.is_meta for x in (*inputs, *model.parameters(), *model.buffers()))
+def _can_compare(model: nn.Module, inputs: tuple[torch.Tensor, ...]) -> bool:
+    """Whether there are values to compare: there is a sample, and nothing is on the device meta."""
+    valueless = any(x.is_meta for x in (*inputs, *model.parameters(), *model.buffers()))
+    return not valueless and all(x.numel() for x in inputs)
 
 
 def _refuse_names(model: nn.Module, error: ConversionError) -> None:
@@ -160,7 +162,7 @@ def _refuse_names(model: nn.Module, error: ConversionError) -> None:
         ) from error
 
 
-def split(gm: fx.GraphModule) -> fx.GraphModule:
+def split(gm: fx.GraphModule, example_inputs: tuple[Any, ...] | None = None, *, check: bool = True) -> fx.GraphModule:
     """Make two binary activations of each ternary one, as BinaryDuo's second stage does; `gm` is not changed.
 
     The result computes what `gm` computes, up to rounding, in evaluation and in a first training step (but for the
@@ -171,13 +173,18 @@ def split(gm: fx.GraphModule) -> fx.GraphModule:
 
     Args:
         gm: a graph module in stage TRAINABLE with ternary activations.
+        example_inputs: arguments of its forward, for the comparison; without them there is none.
+        check: compare the result with `gm`, in evaluation, on the first two samples of the example inputs, as
+            `bnnfx.lower` does.
 
     Returns:
         A graph module in stage TRAINABLE, in the training mode and on the device of `gm`.
 
     Raises:
         StageError: `gm` is no trainable graph of `convert`.
-        ConversionError: it has no ternary activation, or one that cannot be split, with the reason.
+        ExampleInputError: the example inputs do not fit.
+        ConversionError: it has no ternary activation, or one that cannot be split, with the reason; or the result
+            computes something else than `gm`.
 
     Source: BinaryDuo (Kim et al. 2020, arXiv 2002.06517), decoupling; the authors' code.
     """
@@ -191,18 +198,31 @@ def split(gm: fx.GraphModule) -> fx.GraphModule:
             "bnnfx.convert(model, scheme='binaryduo') returns one with ternary activations."
         )
     result = copy_of(gm)
+    expected = None
+    given = () if example_inputs is None else as_tensors(example_inputs, scalars=True)
+    if check and given and _can_compare(gm, given):
+        inputs = tuple(x.cpu() for x in given)
+        expected = run_trainable(_for_inference(gm), inputs)
     run_passes(result, pipelines.with_extensions(pipelines.SPLIT), None, record)
     attach(result, record)
+    if expected is not None:
+        check_rewritten(expected, _for_inference(result), record, inputs, "split", "ternary")
     return result
 
 
-def split_if_ternary(gm: fx.GraphModule) -> fx.GraphModule:
+def _for_inference(gm: fx.GraphModule) -> fx.GraphModule:
+    """A copy in evaluation, in float32, on the CPU."""
+    return copy_of(gm).cpu().float().eval()
+
+
+def split_if_ternary(gm: fx.GraphModule, example_inputs: tuple[Any, ...] | None = None) -> fx.GraphModule:
     """The graph that can be lowered: `gm` itself, or what `split` makes of it where it has ternary activations.
 
     Raises:
+        ExampleInputError: the example inputs do not fit.
         ConversionError: it has one that cannot be split, with the reason.
     """
-    return split(gm) if _is_ternary(gm) else gm
+    return split(gm, example_inputs) if _is_ternary(gm) else gm
 
 
 def _is_ternary(gm: fx.GraphModule) -> bool:
@@ -252,7 +272,7 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...], *, check: bool = 
             f"'{valueless[0]}' has no values, which lower folds and packs: it is on the device meta. Load weights with "
             "load_state_dict(state, assign=True)."
         )
-    packed = copy_of(gm).cpu().float().eval().requires_grad_(False)
+    packed = _for_inference(gm).requires_grad_(False)
     # of examples without values the shapes are enough
     given = as_tensors(example_inputs, scalars=True)
     inputs = tuple(torch.zeros_like(x, device="cpu") if x.is_meta else x.cpu() for x in given)
@@ -260,14 +280,14 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...], *, check: bool = 
     require_evaluation(packed)
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)
     expected = None
-    if check and all(x.numel() and not x.is_meta for x in given):
+    if check and _can_compare(gm, given):
         expected = run_trainable(packed, inputs)
     shapes = infer_shapes(packed, inputs) if expected is None or not is_whole(inputs) else expected.shapes
-    context = LowerContext(shapes, record.packed, record.same_bits)
+    context = LowerContext(inputs, shapes, record.packed, record.same_bits)
     run_passes(packed, pipelines.with_extensions(pipelines.LOWER), context, record)
     attach(packed, record)
     if expected is not None:
-        check_lowered(expected, packed, record, inputs)
+        check_rewritten(expected, packed, record, inputs, "packed", "trainable")
     return packed
 
 

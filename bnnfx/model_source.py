@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bnnfx._torchvision import import_torchvision
 from bnnfx.api import convert, split_if_ternary
@@ -46,7 +46,14 @@ def load_model(source: str) -> nn.Module:
     return model
 
 
-def build(source: str, scheme: str, config: Config, weights: Weights | Path | None, seed: int) -> fx.GraphModule:
+def build(
+    source: str,
+    scheme: str,
+    config: Config,
+    weights: Weights | Path | None,
+    seed: int,
+    example_inputs: tuple[Tensor, ...] | None = None,
+) -> fx.GraphModule:
     """Build a model, give it weights, and convert it, in evaluation mode.
 
     The weights are a `state_dict` of the float model, or of the trainable graph that `convert` makes of it with this
@@ -61,6 +68,7 @@ def build(source: str, scheme: str, config: Config, weights: Weights | Path | No
         weights: a file, and the key in it if it has to be told; without one, the weights that the model is made with
             stay.
         seed: of the weights that the model is made with, and of what the scheme draws at random.
+        example_inputs: arguments of forward, as for `bnnfx.convert`.
 
     Raises:
         ModelSourceError: the model cannot be built, or the weights do not fit it.
@@ -72,8 +80,8 @@ def build(source: str, scheme: str, config: Config, weights: Weights | Path | No
     model = load_model(source).eval()
     if checkpoint is not None and (fit := checkpoint.fit(model.state_dict())) is not None:
         _load(model, fit, checkpoint.weights)
-        return convert(model, scheme, config=config)
-    gm = convert(model, scheme, config=config)
+        return convert(model, scheme, example_inputs=example_inputs, config=config)
+    gm = convert(model, scheme, example_inputs=example_inputs, config=config)
     if checkpoint is None:
         return gm
     fit = checkpoint.fit(gm.state_dict())
@@ -86,7 +94,7 @@ def build(source: str, scheme: str, config: Config, weights: Weights | Path | No
             f"scheme '{scheme}'; {closest} is closest: it lacks {quoted(missing)}, and {quoted(unknown)} is not in it."
         )
     if not _has_shapes_of(gm, fit.state):  # those of the split graph have the same names
-        gm = split_if_ternary(gm)
+        gm = split_if_ternary(gm, example_inputs)
     _load(gm, fit, checkpoint.weights)
     return gm
 

@@ -34,6 +34,7 @@ from bnnfx.passes.lower.move_maxpool_behind_pack import MoveMaxPoolBehindPack
 from bnnfx.passes.lower.pack_layers import PackLayers
 from bnnfx.passes.lower.read_tokens_as_maps import ReadTokensAsMaps
 from bnnfx.passes.lower.settle_mode import SettleMode
+from bnnfx.passes.lower.settle_sizes import SettleSizes
 from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
 from bnnfx.passes.split.replicate_before_batchnorm import ReplicateBeforeBatchNorm
 from bnnfx.passes.split.split_activations import SplitActivations
@@ -68,6 +69,7 @@ SPLIT: tuple[AnyPass, ...] = (
 LOWER: tuple[AnyPass, ...] = (
     # TRAINABLE
     SettleMode,
+    SettleSizes,
     DropInferenceIdentities,
     FoldConstants,  # what batch norms written by hand compute of their statistics
     FreezeBatchNorm,

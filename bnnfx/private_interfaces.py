@@ -27,6 +27,7 @@ __all__ = [
     "NormWithStatistics",
     "OperatorNamespace",
     "accept_any_axes",
+    "assertion",
     "changes_of",
     "compiled_module",
     "convolve",
@@ -51,6 +52,9 @@ __all__ = [
 
 # FakeTensorMode: runs a graph for its shapes alone, without memory or arithmetic, with weights that are no fakes. What
 # is public runs a whole program (`torch.export`) or wants every weight on the device `meta`.
+
+# assertion: the one that a graph keeps though nothing reads it, and that models call to be traced and scripted.
+assertion = torch._assert
 
 # BatchNorm: what all batch norms derive from, those of one to three axes, the lazy and the synchronized ones, and those
 # of other packages. The public classes have no common base but `nn.Module`. It is the same with Dropout, and with

@@ -17,6 +17,7 @@ import onnx.numpy_helper
 import onnx_ir as ir
 import pytest
 import torch
+from helpers.ternary import networks, trainable
 from helpers.tokens import ByHand, Mixed
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -30,6 +31,7 @@ from bnnfx.graph.stage import Stage
 from bnnfx.nn import HeavisideActivation
 from bnnfx.nn.comparison import compare
 from bnnfx.nn.frozen_norm import frozen_batch_norm
+from bnnfx.nn.halves import shift_halves
 from bnnfx.passes.convert.call_layers_by_module import CallLayersByModule
 from bnnfx.passes.convert.canonicalize_calls import CanonicalizeCalls
 from bnnfx.passes.convert.functionalize_inplace import FunctionalizeInplace
@@ -46,6 +48,10 @@ from bnnfx.passes.lower.move_maxpool_behind_pack import MoveMaxPoolBehindPack
 from bnnfx.passes.lower.pack_layers import PackLayers
 from bnnfx.passes.lower.read_tokens_as_maps import ReadTokensAsMaps
 from bnnfx.passes.lower.settle_mode import SettleMode
+from bnnfx.passes.lower.settle_sizes import SettleSizes
+from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
+from bnnfx.passes.split.replicate_before_batchnorm import ReplicateBeforeBatchNorm
+from bnnfx.passes.split.split_activations import SplitActivations
 from bnnfx.pipelines import CONVERT, LOWER, SPLIT, AnyPass
 from bnnfx.verification import checks
 from bnnfx.verification.bit_trace import trace_graph
@@ -81,12 +87,16 @@ def network() -> fx.GraphModule:
     """Trained for a step, so to say: every channel has bits of both signs, and batch norms have gammas of both."""
     torch.manual_seed(0)
     gm = bnnfx.convert(Network(), "bireal", config=Config(keep_float=("first", "last", "downsample")))
+    gm.get_submodule("act").weight.data.uniform_(0.1, 0.9)  # type: ignore[union-attr, operator]
+    return settled(gm)
+
+
+def settled(gm: fx.GraphModule) -> fx.GraphModule:
     for module in gm.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.copy_(torch.tensor([1.0, -0.5, 2.0, -1.5]).repeat(module.num_features // 4))
             module.bias.data.normal_(0, 0.1)
             module.momentum = 1.0
-    gm.get_submodule("act").weight.data.uniform_(0.1, 0.9)  # type: ignore[union-attr, operator]
     with torch.no_grad():
         gm.train()(x())
     return gm.eval()
@@ -126,8 +136,17 @@ class Ternary(nn.Module):
 
 def ternary() -> fx.GraphModule:
     torch.manual_seed(0)
-    gm = bnnfx.convert(Ternary(), "binaryduo", config=Config(keep_float=("first", "last"))).eval()
-    return bnnfx.split(gm)
+    return bnnfx.convert(Ternary(), "binaryduo", config=Config(keep_float=("first", "last"))).eval()
+
+
+def residual_ternary() -> fx.GraphModule:
+    """Two layers read one activation, and one of them adds to the stream of the other."""
+    torch.manual_seed(0)
+    return settled(trainable(networks()["two layers, one activation"](), 0).float())
+
+
+def halves() -> fx.GraphModule:
+    return bnnfx.split(ternary())
 
 
 def float_on_bits() -> fx.GraphModule:
@@ -172,6 +191,23 @@ def by_mode() -> fx.GraphModule:
     return bnnfx.convert(Functional(), "xnor", config=Config(keep_float=())).eval()
 
 
+class Resized(nn.Module):
+    """A slice and a window of a map, by its sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        return self.b(torch.narrow(x, 2, x.shape[2] // 4, x.shape[2] // 2)).mean((2, 3))
+
+
+def resized() -> fx.GraphModule:
+    torch.manual_seed(0)
+    return bnnfx.convert(Resized(), "xnor", config=Config(keep_float=())).eval()
+
+
 Fault = Callable[[fx.GraphModule], object]
 """Edits the graph that a pass left; gives nothing, false, where it found nothing to edit."""
 
@@ -186,6 +222,17 @@ def constant(name: str, change: Callable[[Tensor], Tensor], where: Callable[[str
                 value.data.copy_(change(value.data.clone()))
                 return True
         return False
+
+    return fault
+
+
+def parameter(name: str, change: Callable[[Tensor], Tensor]) -> Fault:
+    """Change a parameter of a module."""
+
+    def fault(gm: fx.GraphModule) -> object:
+        value = gm.get_parameter(name)
+        value.data.copy_(change(value.data.clone()))
+        return True
 
     return fault
 
@@ -293,7 +340,6 @@ class Faults:
 
 
 CHANGES = "it changes by design what the network computes"
-NO_INPUTS = "split has no inputs to compare on; what it promises, tests/test_split.py checks"
 
 TABLE: dict[str, Faults | str] = {
     FunctionalizeInplace.__name__: Faults(
@@ -320,11 +366,33 @@ TABLE: dict[str, Faults | str] = {
     "ReplaceRelu": CHANGES,
     "CoupleWidths": CHANGES,
     "BinarizeLayers": CHANGES,
-    "SplitActivations": NO_INPUTS,
-    "MoveShiftUpstream": NO_INPUTS,
-    "ReplicateBeforeBatchNorm": NO_INPUTS,
+    SplitActivations.__name__: Faults(
+        residual_ternary,
+        {
+            "no shift": skip(lambda n: calls(n, shift_halves)),
+            "a half of a weight": parameter("c.weight", lambda weight: torch.cat([weight[:, :4], -weight[:, 4:]], 1)),
+        },
+    ),
+    MoveShiftUpstream.__name__: Faults(
+        residual_ternary,
+        {
+            "no shift": parameter("na.bias", lambda beta: torch.cat([beta[4:], beta[4:]])),
+            "the scale of one copy": parameter("na.weight", lambda gamma: torch.cat([gamma[:4], gamma[4:] * 1.5])),
+        },
+    ),
+    ReplicateBeforeBatchNorm.__name__: Faults(
+        residual_ternary,
+        {
+            "a shift": parameter("nb.bias", lambda beta: beta + 0.25),
+            "the scale of one copy": parameter("nb.weight", lambda gamma: torch.cat([gamma[:4], gamma[4:] * 1.5])),
+        },
+    ),
     SettleMode.__name__: Faults(
         by_mode, {"the arguments of training": keyword(lambda n: calls(n, F.batch_norm), "training", True)}
+    ),
+    SettleSizes.__name__: Faults(
+        resized,
+        {"another start": argument(lambda n: calls(n, torch.narrow), 2, lambda start: start + 1)},
     ),
     DropInferenceIdentities.__name__: Faults(
         network,
@@ -373,7 +441,7 @@ TABLE: dict[str, Faults | str] = {
         },
     ),
     FuseReplicationIntoConvolution.__name__: Faults(
-        ternary,
+        halves,
         {
             "the scale of one copy": constant("a_scale", lambda scale: torch.cat([scale[:6] * 1.5, scale[6:]])),
             "the bias of one copy": constant("b_bias", lambda bias: torch.cat([bias[:6], bias[6:] + 0.5])),
@@ -434,7 +502,7 @@ def test_every_pass_is_in_the_table() -> None:
     """By introspection of the pipelines: a new pass has its faults here, or the reason why they cannot be seen."""
     assert list(TABLE) == [kind.__name__ for kind in ALL]
     assert len([name for name, faults in TABLE.items() if isinstance(faults, Faults)]) + len(STEPS) >= 15
-    assert all(isinstance(TABLE[kind.__name__], Faults) for kind in LOWER)
+    assert all(isinstance(TABLE[kind.__name__], Faults) for kind in (*SPLIT, *LOWER))
 
 
 @contextmanager
@@ -467,6 +535,8 @@ def test_fault_in_a_pass(name: str, fault: str) -> None:
     def run() -> object:
         if any(kind.__name__ == name for kind in LOWER):
             return bnnfx.lower(model, (x(),))
+        if any(kind.__name__ == name for kind in SPLIT):
+            return bnnfx.split(model, (x(),))
         return bnnfx.convert(model, "xnor", example_inputs=(x(),))
 
     run()  # as it is, all is well

@@ -609,7 +609,7 @@ def test_costs_picture_and_page(monkeypatch: pytest.MonkeyPatch, chain_files: Pa
     assert "all the costs" in result.stdout
     assert json.loads(Path("report.json").read_text())["costs"] == {"macs": 7}
     (packed, (x,)), (drawn, svg), ((before, after), html) = calls
-    assert packed is drawn is after and before is not after and x.shape == (1, 3, 8, 8)
+    assert packed is drawn is after and before is not after and x.shape == (2, 3, 8, 8)
     assert (svg, html) == (Path("graph.svg"), Path("page.html"))
     run("inspect", str(chain_files / "chain.onnx"), "--costs", "--input", "1x3x8x8")
     assert calls[-1][0] == chain_files / "chain.onnx" and calls[-1][1][0].shape == (1, 3, 8, 8)

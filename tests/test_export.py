@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -301,14 +302,15 @@ def test_batch_size_fixed_by_the_model(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_constant_among_the_outputs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of", [lambda x: 4, lambda x: 2 * x.shape[0], lambda x: x.size(1) + 1, lambda x: x.dim()])
+def test_number_among_the_outputs(of: Callable[[Tensor], int], tmp_path: Path) -> None:
     class Counted(Network):
         def forward(self, x: Tensor) -> tuple[Tensor, dict[str, int]]:  # type: ignore[override]
-            return super().forward(x), {"classes": 4}
+            return super().forward(x), {"classes": of(x)}
 
     x = torch.zeros(1, 3, 10, 13)
     packed = bnnfx.lower(trainable(Counted()), (x,))
-    with pytest.raises(ExportError, match="forward returns the constant 4, and the outputs of ONNX are tensors"):
+    with pytest.raises(ExportError, match=r"forward returns the int 4 \(in a batch of 2\), and the outputs of ONNX"):
         bnnfx.export_onnx(packed, tmp_path / "m.onnx")
 
 

@@ -66,9 +66,9 @@ def model_files(source: str, scheme: str, shape: Sequence[int], seed: int, folde
             f"It said: {first_line(error)}"
         ) from error
     original = export_float(model, images[:2], folder)
-    bnn = convert(model, scheme)
+    bnn = convert(model, scheme, example_inputs=(images[:2],))
     calibrate(bnn, [images])
-    packed = lower(split_if_ternary(bnn), (images[:1],))
+    packed = lower(split_if_ternary(bnn, (images[:2],)), (images[:2],))
     return Files(
         read_inputs(onnx.load(original), source, None),
         original,

@@ -193,13 +193,15 @@ class Request:
             random = self.source.startswith(PREFIX)
             kind = "random" if random else "those it is made with, random ones unless it loads others"
             say(f"the weights of {self.source} are {kind} (seed {self.seed}); --weights gives trained ones")
-        return build(self.source, self.scheme, self.config, self.weights, self.seed)
+        inputs = self.example_inputs() if self.shapes else None
+        return build(self.source, self.scheme, self.config, self.weights, self.seed, inputs)
 
     def example_inputs(self) -> "tuple[Tensor, ...]":
-        """One sample of zeros per argument."""
+        """Two samples of noise per argument, to find shapes with and to compare what is made of the model on."""
         import torch
 
-        return tuple(torch.zeros(1, *shape[1:]) for shape in self.shapes)
+        generator = torch.Generator().manual_seed(self.seed)
+        return tuple(torch.randn(2, *shape[1:], generator=generator) for shape in self.shapes)
 
 
 def request(

@@ -85,7 +85,8 @@ def convert(
         notify(f"converting {model}", 0.1)
         gm = wanted.build()
         notify("packing", 0.4)
-        packed = bnnfx.lower(split_if_ternary(gm), wanted.example_inputs())
+        inputs = wanted.example_inputs()
+        packed = bnnfx.lower(split_if_ternary(gm, inputs), inputs)
         notify(f"writing {output}", 0.6)
         options: dict[str, Any] = {} if opset is None else {"opset": opset}
         data = content_of(packed, dialect, **options)

@@ -93,17 +93,17 @@ def _inspect_model(
     import bnnfx
     from bnnfx.api import split_if_ternary
 
-    gm = wanted.build()
+    gm, inputs = wanted.build(), wanted.example_inputs()
     graphs = [gm]
     if wanted.shapes:
-        lowerable = split_if_ternary(gm)
-        packed = bnnfx.lower(lowerable, wanted.example_inputs())
+        lowerable = split_if_ternary(gm, inputs)
+        packed = bnnfx.lower(lowerable, inputs)
         graphs = [gm, packed] if lowerable is gm else [gm, lowerable, packed]
     explanation = bnnfx.explain(graphs[-1])
     found: dict[str, Any] = {"explanation": explanation.to_dict()}
     items: list[RenderableType] = [explanation]
     if costs:
-        summary = bnnfx.summary(graphs[-1], wanted.example_inputs())
+        summary = bnnfx.summary(graphs[-1], inputs)
         found["costs"] = summary.to_dict()
         items.append(summary)
     if svg is not None:

@@ -1,7 +1,7 @@
 """`bnnfx verify`: compares two forms of a model bit by bit."""
 
 import json as json_format
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -107,6 +107,7 @@ def verify(
             path = next((Path(name) for name, is_file in zip(names, files, strict=True) if is_file), None)
             shapes = _shapes_of(path) if path is not None else next(iter(requests.values())).shapes
         tensors = _read(inputs) if inputs is not None else _random(shapes, samples, seed)
+        requests = {name: replace(wanted, shapes=wanted.shapes or shapes) for name, wanted in requests.items()}
         runs = [(name, kernels) for name in names] if other is not None else [(model, True), (model, False)]
         if other is None:
             _require_nodes_of_ours(Path(model))

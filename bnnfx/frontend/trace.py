@@ -1,26 +1,27 @@
 """Tracing a user's module, in both modes; what cannot be traced is kept whole, as a leaf, with the reason."""
 
 import operator
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from bnnfx.errors import ConversionError, first_line
 from bnnfx.frontend.hooks import REMEDY
 from bnnfx.frontend.modes import differing_modules, follow_both_modes
 from bnnfx.frontend.written_out import WrittenOut, layers_of
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_calls
-from bnnfx.graph.given_models import copy_of, obstacle, require_module
+from bnnfx.graph.given_models import copy_of, copy_of_modules, obstacle, require_module
 from bnnfx.graph.graph_module import BinaryGraphModule, Held
 from bnnfx.graph.inplace import home_of, unsafe_calls, unsafe_writes
+from bnnfx.graph.known_sizes import KnownSizes
 from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
 from bnnfx.nn import ActivationBinarizer, BinaryLayer, LastAxisBatchNorm
 from bnnfx.nn.batch_second import BatchSecond
 from bnnfx.nn.mode import CallByMode
-from bnnfx.private_interfaces import BatchNorm, accept_any_axes
+from bnnfx.private_interfaces import BatchNorm, accept_any_axes, assertion
 
 _OURS = (ActivationBinarizer, BinaryLayer, CallByMode, LastAxisBatchNorm, BatchSecond)
 
@@ -40,6 +41,25 @@ class _Proxy(fx.Proxy):
 
     def __setitem__(self, index: object, value: object) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __getattr__(self, name: str) -> "_Attribute":
+        return _Attribute(self, name)
+
+    def __index__(self) -> int:
+        return operator.index(self.tracer.decide(self.node))  # type: ignore[attr-defined]
+
+    def __int__(self) -> int:
+        return int(self.tracer.decide(self.node))  # type: ignore[attr-defined]
+
+    def __float__(self) -> float:
+        return float(self.tracer.decide(self.node))  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        return self.tracer.length(self.node)  # type: ignore[attr-defined, no-any-return]
+
+
+class _Attribute(_Proxy, fx.proxy.Attribute):
+    """torch's proxy for an attribute, which becomes a node only where it is no method that is called."""
 
 
 def _augmented(name: str) -> Callable[[_Proxy, object], fx.Proxy]:
@@ -61,11 +81,60 @@ class _Tracer(fx.Tracer):
     proxy_buffer_attributes = True  # what is computed of them is a part of the graph, as it is of parameters
 
     # unpickling a graph makes one without arguments
-    def __init__(self, leaves: frozenset[str] = frozenset(), given: int | None = None) -> None:
+    def __init__(
+        self, leaves: frozenset[str] = frozenset(), given: int | None = None, known: KnownSizes | None = None
+    ) -> None:
         super().__init__()
         self._leaves = leaves
         self._given = given
+        self._known = known
         self._numbers: dict[fx.Node, bool] = {}
+        self._decided: set[fx.Node] = set()
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        node = super().create_node(*args, **kwargs)
+        if self._known is not None:
+            self._known.note(node)
+        return node
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self.decide(obj.node))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        return iter([obj[place] for place in range(self.length(obj.node))])  # type: ignore[index]
+
+    def decide(self, node: fx.Node) -> Any:
+        """The number that a node gives, for a decision of Python, to which the graph holds its inputs from then on.
+
+        Raises:
+            TraceError: it is not known, or depends on the batch.
+        """
+        number = None if self._known is None else self._known.number(node)
+        if self._known is None or number is None:
+            raise fx.proxy.TraceError(_NO_EXAMPLES if self._known is None else _OF_VALUES)
+        self._hold_to(node, number)
+        return number
+
+    def length(self, node: fx.Node) -> int:
+        """How many values a node gives.
+
+        Raises:
+            TraceError: it is not known, or depends on the batch.
+        """
+        length = None if self._known is None else self._known.length(node)
+        if length is None:
+            raise fx.proxy.TraceError(_NO_EXAMPLES if self._known is None else _OF_VALUES)
+        if self._known is not None and not self._known.is_shape(node):  # a tensor has as many axes as it is to have
+            self._hold_to(self.create_proxy("call_function", len, (self.proxy(node),), {}).node, length)
+        return length
+
+    def _hold_to(self, node: fx.Node, number: Any) -> None:
+        """Let the graph refuse inputs that give another number."""
+        if node not in self._decided and self._known is not None and self._known.is_of_inputs(node):
+            self._decided.add(node)
+            same = self.create_proxy("call_function", operator.eq, (self.proxy(node), number), {})
+            said = f"'{node.name}' is not {number!r}, which a decision in forward was made for when it was traced"
+            self.create_proxy("call_function", assertion, (same, said), {})
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -94,7 +163,7 @@ class _Tracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """A batch norm's count of batches is no part of what it computes; see `follow_both_modes`."""
-        if attr == "num_batches_tracked":
+        if attr == "num_batches_tracked" or (self._known is not None and self._known.running):
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
@@ -109,7 +178,14 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """A submodule is traced without its hooks, which are no part of a graph; see `bnnfx.frontend.hooks`."""
+        """A submodule is traced without its hooks, which are no part of a graph; see `bnnfx.frontend.hooks`.
+
+        What forward makes for the call, as a slice of a `Sequential`, is traced into, whatever it is.
+        """
+        if self._known is not None and self._known.running:
+            return forward(*args, **kwargs)
+        if m not in (self.submodule_paths or ()):
+            return m.forward(*args, **kwargs)
         try:
             return super().call_module(m, m.forward, args, kwargs)
         except _Untraceable:
@@ -145,7 +221,7 @@ class Traced(NamedTuple):
 def trace(
     model: nn.Module,
     whole: Mapping[str, str] | None = None,
-    given: int | None = None,
+    example_inputs: Sequence[Tensor] | None = None,
     changing: Collection[str] = (),
 ) -> Traced:
     """Trace a copy of `model`, in training and in evaluation: the graph follows `train()` and `eval()` as it does.
@@ -155,7 +231,8 @@ def trace(
     Args:
         model: any module.
         whole: the submodules to keep as leaves whatever they do, each with the reason.
-        given: how many arguments its forward is called with, if that is known: others have their defaults in the graph.
+        example_inputs: what its forward is called with, if that is known: other arguments have their defaults in the
+            graph, and decisions about sizes, but for that of the batch, are made for these.
         changing: the submodules with hooks that change values, which are kept as leaves; other hooks of what is traced
             into are left out.
 
@@ -176,10 +253,10 @@ def trace(
     _allow_tracing_batch_norms(model)
     while True:
         model.eval()
-        evaluation = _trace(out, leaves, given)
+        evaluation = _trace(out, leaves, example_inputs)
         both = set(leaves)
         model.train()
-        graphs = {False: evaluation, True: _trace(out, leaves, given)}
+        graphs = {False: evaluation, True: _trace(out, leaves, example_inputs)}
         for path in leaves.keys() - both:
             _mark_if_identity(model, path, evaluation)
         with torch.no_grad():  # a subclass of a batch norm counts its batches while it is traced
@@ -244,14 +321,20 @@ def _held(model: nn.Module, training: bool) -> Held:
     )
 
 
-def _trace(out: WrittenOut, leaves: dict[str, _Leaf], given: int | None) -> BinaryGraphModule:
+def _trace(out: WrittenOut, leaves: dict[str, _Leaf], example_inputs: Sequence[Tensor] | None) -> BinaryGraphModule:
     """The graph of a model in the mode that it is in; `leaves` grows by what cannot be traced."""
     model = out.model
     while True:
         for path in leaves:
             out.restore(path)
         try:
-            graph = _Tracer(frozenset(leaves), given).trace(model)
+            known = None if example_inputs is None else KnownSizes(model, example_inputs)
+            given = None if example_inputs is None else len(example_inputs)
+            called = copy_of_modules(model)  # what its modules keep of the call is no part of the graph
+            graph = _Tracer(frozenset(leaves), given, known).trace(called)
+            _drop_unread_sizes(graph)
+            for name in {str(node.target) for node in graph.nodes if node.op == "get_attr"} & vars(called).keys():
+                setattr(model, name, getattr(called, name))  # a tensor that forward made, and torch keeps there
             return BinaryGraphModule(model, graph, type(model).__name__)
         except _Untraceable as failure:
             leaves[failure.path] = _no_plain_module(model, failure.path) or _Leaf(
@@ -263,6 +346,13 @@ def _trace(out: WrittenOut, leaves: dict[str, _Leaf], given: int | None) -> Bina
                 "depends on the values or the number of its inputs into a submodule of its own (it is then kept as a "
                 "float leaf), or rewrite it with tensor operations."
             ) from error
+
+
+def _drop_unread_sizes(graph: fx.Graph) -> None:
+    """Remove what asks for a size, a device or an element type that nothing reads, in one mode or in both."""
+    for node in reversed(graph.nodes):
+        if not node.users and operator_of_target(node.target).kind is Kind.SIZE:
+            graph.erase_node(node)
 
 
 def _obstacles(
@@ -320,6 +410,8 @@ def _allow_tracing_batch_norms(model: nn.Module) -> None:
             accept_any_axes(module)
 
 
+_NO_EXAMPLES = "it decides by a value that is not known; example_inputs tell sizes"
+_OF_VALUES = "it decides by values, element types or devices, or by the size of the batch, which stays free"
 _CHANGED = "it has a hook that changes what goes in or comes out, or may"
 _NO_DECISIONS = (
     "write its forward without Python decisions about values (torch.where for an if), or move only the part that needs "

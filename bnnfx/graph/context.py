@@ -54,11 +54,13 @@ class LowerContext:
     """For the passes of `lower`.
 
     Attributes:
-        shapes: shapes of the values on the example inputs; a pass that replaces a node by one of equal shape adds it.
+        inputs: the example inputs.
+        shapes: shapes of the values on them; a pass that replaces a node by one of equal shape adds it.
         packed: the buffers that hold weight bits, and the layer that each comes from; `PackLayers` fills it.
         same_bits: the nodes whose bits are those of another one, by name; `let_stand` adds one.
     """
 
+    inputs: tuple[torch.Tensor, ...]
     shapes: dict[fx.Node, torch.Size]
     packed: dict[str, str] = field(default_factory=dict)
     same_bits: dict[str, str] = field(default_factory=dict)

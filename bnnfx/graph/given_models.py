@@ -138,6 +138,11 @@ def copy_of(module: M) -> M:
         raise ConversionError(f"{said}. {names}: {first.reason}. The remedy: {first.remedy}.") from error
 
 
+def copy_of_modules(module: M) -> M:
+    """A copy with the same parameters and buffers, for calls that may leave something in a module."""
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())})
+
+
 def _not_copyable(module: nn.Module) -> Iterator[tuple[str, Refusal]]:
     """What of a module cannot be copied, by name."""
     for path, part in module.named_modules():

@@ -1,13 +1,14 @@
 """Graph edits of `bnnfx.split`: nodes that double a map, batch norms of twice the channels, where bits come from."""
 
 import operator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from bnnfx.graph.dataflow import bits_source, calls, is_add, is_batch_norm, is_replication, module_of
+from bnnfx.graph.dataflow import bits_source, calls, drops, is_add, is_batch_norm, is_replication, module_of
 from bnnfx.graph.operators import Kind, call_of, operator_of
 from bnnfx.nn import ActivationBinarizer, layer_kind
 from bnnfx.nn.halves import SHIFT, halves_by_group, mean_of_halves, shift_halves
@@ -56,6 +57,22 @@ def mean_of(halves: fx.Node, axis: int) -> fx.Node:
 
 def _on(axis: int) -> dict[str, Any]:
     return {} if axis == 1 else {"axis": axis}
+
+
+def readers_of_shifted(gm: fx.GraphModule, value: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """What reads a map, through dropout, pooling and views that keep a shift: each with the value that it reads."""
+    for user in value.users:
+        if drops(gm, user) or keeps_shift(gm, user):
+            yield from readers_of_shifted(gm, user)
+        else:
+            yield value, user
+
+
+def groups_of(gm: fx.GraphModule, layer: fx.Node) -> int:
+    """In how many groups of channels a layer reads the halves of a map; 1 of what has no groups."""
+    groups = getattr(module_of(gm, layer), "groups", 1)
+    assert isinstance(groups, int)
+    return groups
 
 
 def put_in_place(doubled: fx.Node, halves: fx.Node) -> None:

@@ -83,13 +83,13 @@ def as_tensors(example_inputs: object, *, scalars: bool = False) -> tuple[torch.
     )
 
 
-def number_given(example_inputs: object) -> int | None:
-    """How many arguments of forward example inputs are; None without any.
+def tensors_if_given(example_inputs: object) -> tuple[torch.Tensor, ...] | None:
+    """The example inputs; None without any.
 
     Raises:
         ExampleInputError: they are no tuple of tensors.
     """
-    return None if example_inputs is None else len(as_tensors(example_inputs, scalars=True))
+    return None if example_inputs is None else as_tensors(example_inputs, scalars=True)
 
 
 def with_batch(shapes: Sequence[torch.Size]) -> list[bool]:

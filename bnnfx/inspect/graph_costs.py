@@ -43,7 +43,7 @@ from bnnfx.ops import PackedOp
 _FLOAT_BYTES = 4
 
 
-def as_graph(model: nn.Module, inputs: int) -> fx.GraphModule:
+def as_graph(model: nn.Module, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     """The model as a graph; one that cannot be traced as the single call of a leaf with so many inputs.
 
     Raises:
@@ -52,11 +52,11 @@ def as_graph(model: nn.Module, inputs: int) -> fx.GraphModule:
     if isinstance(model, fx.GraphModule):
         return model
     try:
-        return trace(model, given=inputs).gm
+        return trace(model, example_inputs=inputs).gm
     except ConversionError:
         model = copy_of(model)  # what cannot be copied cannot be run on the side, either
         graph = fx.Graph()
-        arguments = tuple(graph.placeholder(f"input_{index}") for index in range(inputs))
+        arguments = tuple(graph.placeholder(f"input_{index}") for index in range(len(inputs)))
         graph.output(graph.call_module(WHOLE, arguments))
         return fx.GraphModule({WHOLE: model}, graph)
 

@@ -149,7 +149,7 @@ def summary(model: nn.Module | str | Path, example_inputs: tuple[Any, ...] | Non
             "packed graphs and files know them."
         )
     stage = "float" if record is None else f"{record.stage.value}, {record.scheme}"
-    return Summary(f"{type(model).__name__} ({stage})", tuple(graph_costs(as_graph(model, len(inputs)), inputs)))
+    return Summary(f"{type(model).__name__} ({stage})", tuple(graph_costs(as_graph(model, inputs), inputs)))
 
 
 def _words(layer: LayerCost) -> tuple[str, str, str, str, str]:

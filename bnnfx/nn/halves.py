@@ -45,3 +45,12 @@ def halves_by_group(x: Tensor, groups: int) -> Tensor:
     tensor([[0, 1, 4, 5, 2, 3, 6, 7]])
     """
     return torch.unflatten(x, 1, (2, groups, -1)).transpose(1, 2).flatten(1, 3)
+
+
+def halves_in_blocks(x: Tensor, groups: int) -> Tensor:
+    """The order that `halves_by_group` changed.
+
+    >>> halves_in_blocks(torch.tensor([[0, 1, 4, 5, 2, 3, 6, 7]]), groups=2)
+    tensor([[0, 1, 2, 3, 4, 5, 6, 7]])
+    """
+    return torch.unflatten(x, 1, (groups, 2, -1)).transpose(1, 2).flatten(1, 3)

@@ -23,11 +23,13 @@ from bnnfx.graph.dataflow import (
     packed_op,
     packed_result,
 )
+from bnnfx.graph.halved_channels import groups_of, readers_of_shifted
 from bnnfx.graph.record import record_of
 from bnnfx.graph.shapes import leaves_of
 from bnnfx.graph.stage import Stage
-from bnnfx.nn import ActivationBinarizer, BinaryLayer
+from bnnfx.nn import ActivationBinarizer, BinaryLayer, layer_kind
 from bnnfx.nn.comparison import compare
+from bnnfx.nn.halves import halves_by_group, halves_in_blocks
 from bnnfx.numerics.bits import pack_bits, unpack_bits
 from bnnfx.ops import PackedOp
 from bnnfx.verification.rounding import UNIT, Deviations, error_of
@@ -187,7 +189,7 @@ class _Recorder(fx.Interpreter):
         source, levels = n.all_input_nodes[0], binarizer.levels
         x = self.env[source]
         deviation = self.deviations.of(source)
-        # of several thresholds the highest first, as bnnfx.split orders the halves that it makes of a ternary map
+        # of several thresholds the highest first, and by group, as bnnfx.split orders the halves of a ternary map
         thresholds = binarizer.thresholds(x, x.ndim)[::-1]
         distances = [x - t for t in thresholds]
         if not binarizer.pointwise and x.numel():  # the threshold is computed from all values of a sample
@@ -198,19 +200,28 @@ class _Recorder(fx.Interpreter):
         distance = _channels_first(distances, axis)
         error = error_of(_channels_first([UNIT * y.abs() + deviation for y in distances], axis))
         bits = _channels_first([result > level for level in reversed(levels[:-1])], axis)
+        groups = self._groups(n) if len(levels) == 3 else 1
+        if groups > 1:
+            distance, error, bits = (halves_by_group(each, groups) for each in (distance, error, bits))
         self._record(n, bits.numpy(), distance.numpy(), error.numpy())
         if not any(isinstance(module_of(self.gm, user), BinaryLayer) for user in self._readers(n)):
             self.trace.as_floats.add(n.name)
         given = self._given(n.name)
         if given is None or given.size != bits.numel():
             return result
-        above = torch.from_numpy(given).reshape(bits.shape).chunk(len(levels) - 1, dim=1)
+        parts = torch.from_numpy(given).reshape(bits.shape)
+        above = (halves_in_blocks(parts, groups) if groups > 1 else parts).chunk(len(levels) - 1, dim=1)
         return torch.tensor(levels, dtype=result.dtype)[sum(part.long() for part in above)].movedim(1, axis)
 
     def _readers(self, n: fx.Node) -> Iterator[fx.Node]:
         """What reads the bits, with what keeps them in evaluation in between."""
         for user in n.users:
             yield from self._readers(user) if drops(self.gm, user) else (user,)
+
+    def _groups(self, n: fx.Node) -> int:
+        """In how many groups the layers read a ternary map; `bnnfx.split` refuses what they read in several ways."""
+        layers = [reader for _, reader in readers_of_shifted(self.gm, n) if layer_kind(module_of(self.gm, reader))]
+        return max((groups_of(self.gm, layer) for layer in layers), default=1)
 
     def _compare(self, n: fx.Node, result: Tensor) -> Tensor:
         source, threshold = n.all_input_nodes

@@ -1,4 +1,4 @@
-"""What `lower` and `export` look at before they return: whether what they made computes what they were given."""
+"""What `split`, `lower` and `export` look at before they return: whether it computes what they were given."""
 
 import copy
 
@@ -55,8 +55,18 @@ def _batched(inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, bool]]:
     return list(zip(inputs, with_batch([x.shape for x in inputs]), strict=True))
 
 
-def check_lowered(expected: BitTrace, packed: fx.GraphModule, record: Record, inputs: tuple[Tensor, ...]) -> None:
-    """Compare a packed graph with the run of the trainable one that it was made of.
+def check_rewritten(
+    expected: BitTrace, gm: fx.GraphModule, record: Record, inputs: tuple[Tensor, ...], made: str, of: str
+) -> None:
+    """Compare a graph, in evaluation and in float32 on the CPU, with the run of the one that it was made of.
+
+    Args:
+        expected: that run.
+        gm: what was made; it is not changed.
+        record: its record.
+        inputs: the example inputs.
+        made: what it is called in errors.
+        of: what the other one is called.
 
     Raises:
         ConversionError: it computes something else.
@@ -64,15 +74,15 @@ def check_lowered(expected: BitTrace, packed: fx.GraphModule, record: Record, in
     given = copies(inputs) if expected.samples == len(inputs[0]) else _first_samples(inputs)
     try:
         with same_random_state():
-            found = compare(expected, trace_graph(copy.deepcopy(packed), given, record.same_bits, expected))
-    except Exception as error:  # whatever it is, the trainable graph runs
+            found = compare(expected, trace_graph(copy.deepcopy(gm), given, record.same_bits, expected))
+    except Exception as error:  # whatever it is, the other graph runs
         raise ConversionError(
-            "The packed graph cannot be compared with the trainable one, which runs on the example inputs: "
+            f"The {made} graph cannot be compared with the {of} one, which runs on the example inputs: "
             f"{first_line(error)} {_REMEDY}"
         ) from error
-    if not found and not _draws_random_numbers(packed, given):
+    if not found and not _draws_random_numbers(gm, given):
         raise ConversionError(
-            f"The packed graph does not compute what the trainable one does on the example inputs: {found.objection} "
+            f"The {made} graph does not compute what the {of} one does on the example inputs: {found.objection} "
             f"({found.differing_bits} bits differ in all). {_REMEDY}"
         )
 

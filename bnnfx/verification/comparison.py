@@ -172,6 +172,10 @@ def verify(gm: Model, other: Model, inputs: tuple[Any, ...], *, kernels: bool = 
     magnitudes of the terms that it is the sum of, see `bnnfx.verification.rounding`; where neither model is a graph,
     from the values of the other node's sample.
 
+    What is equal where nothing rounds: every output of the operators of `ai.bnnfx`, floats included, on every
+    instruction set and number of threads. Whole files can differ by ONNX Runtime's own float operators (convolutions,
+    pools, means), which sum in another order from one machine, layout or number of threads to the next.
+
     Every binarizer of one model must be in the other one, under its name or under that of the one whose bits it shares.
     What differs end to end, where the second model goes on with its own bits, is counted.
 

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
@@ -15,52 +15,58 @@ from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
 
 
-class FoldConstants(Pass[LowerContext, fx.Node, Tensor]):
+class Constant(NamedTuple):
+    """A value that depends on constants alone.
+
+    Attributes:
+        node: what computes it.
+        value: what that gives.
+    """
+
+    node: fx.Node
+    value: Tensor
+
+
+class FoldConstants(Pass[LowerContext, Constant, None]):
     """Before: `weight * (var + eps).rsqrt()`. After: a buffer that holds it, `x * scale` being one per channel then.
 
-    Only operators that are known to give the same at every run are computed here.
+    Only operators that are known to give the same at every run are computed here. What is no tensor, as the device or
+    the sizes of one, stays.
     """
 
     requires = Stage.TRAINABLE
     ensures = Stage.TRAINABLE
 
-    def match(self) -> Iterator[fx.Node]:
-        """Values that depend on constants alone, and that something else reads."""
-        constants: set[fx.Node] = set()
+    def match(self) -> Iterator[Constant]:
+        """Tensors that depend on constants alone, and that something else reads."""
+        values: dict[fx.Node, Any] = {}
         for node in self.gm.graph.nodes:
-            computed = node.op in ("call_function", "call_method") and operator_of(self.gm, node).mode is Mode.SAME
-            if node.op == "get_attr" or (
-                computed and node.all_input_nodes and constants.issuperset(node.all_input_nodes)
-            ):
-                constants.add(node)
-        for node in list(self.gm.graph.nodes):
-            if node in constants and node.op != "get_attr" and not constants.issuperset(node.users):
-                yield node
+            if node.op == "get_attr":
+                values[node] = operator.attrgetter(str(node.target))(self.gm)
+            elif self._gives_the_same(node) and values.keys() >= set(node.all_input_nodes):
+                with torch.no_grad():
+                    values[node] = call_node(node, None, *fx.node.map_arg((node.args, node.kwargs), values.get))
+        for node, value in values.items():
+            if node.op != "get_attr" and isinstance(value, Tensor) and not values.keys() >= node.users.keys():
+                yield Constant(node, value)
 
-    def allowed(self, match: fx.Node) -> Tensor:
-        """The value, computed by the graph's own operators."""
-        with torch.no_grad():
-            value = self._value(match)
-        assert isinstance(value, Tensor)
-        return value
+    def _gives_the_same(self, node: fx.Node) -> bool:
+        computes = node.op in ("call_function", "call_method") and node.all_input_nodes
+        return bool(computes) and operator_of(self.gm, node).mode is Mode.SAME
 
-    def rewrite(self, match: fx.Node, plan: Tensor) -> None:
+    def allowed(self, match: Constant) -> None:
+        """Always."""
+
+    def rewrite(self, match: Constant, plan: None) -> None:
         """Read the value from a buffer."""
-        with self.gm.graph.inserting_before(match):
-            constant = edit.add_buffer(self.gm, f"{match.name}_constant", plan.clone())
-        if match in self.context.shapes:
-            self.context.shapes[constant] = self.context.shapes[match]
-        match.replace_all_uses_with(constant)
-        self.gm.graph.erase_node(match)
+        node = match.node
+        with self.gm.graph.inserting_before(node):
+            constant = edit.add_buffer(self.gm, f"{node.name}_constant", match.value.clone())
+        if node in self.context.shapes:
+            self.context.shapes[constant] = self.context.shapes[node]
+        node.replace_all_uses_with(constant)
+        self.gm.graph.erase_node(node)
 
-    def subject(self, match: fx.Node) -> str:
+    def subject(self, match: Constant) -> str:
         """The node's name."""
-        return match.name
-
-    def _value(self, node: fx.Node) -> Any:
-        if node.op == "get_attr":
-            return operator.attrgetter(str(node.target))(self.gm)
-        args: Any
-        kwargs: Any
-        args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), self._value)
-        return call_node(node, None, args, kwargs)
+        return match.node.name

@@ -7,8 +7,8 @@ import torch
 from torch import fx, nn
 
 from bnnfx.graph import edit
-from bnnfx.graph.dataflow import drops, module_calls, module_of
-from bnnfx.graph.halved_channels import halves_of, is_flatten, keeps_shift, mean_of
+from bnnfx.graph.dataflow import module_calls, module_of
+from bnnfx.graph.halved_channels import groups_of, halves_of, is_flatten, mean_of, readers_of_shifted
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
@@ -61,7 +61,12 @@ class SplitActivations(Pass[None, Ternary, None]):
         """Every call of an activation that is half the sum of two binary ones, `ActivationBinarizer.split`."""
         found = [Ternary(node) for node in module_calls(self.gm, ActivationBinarizer) if self._half(node) is not None]
         for ternary in found:
-            self._find_readers(ternary, ternary.activation)
+            for value, reader in readers_of_shifted(self.gm, ternary.activation):
+                if layer_kind(module_of(self.gm, reader)) is not None:
+                    ternary.layers.append(reader)
+                    ternary.axes.add(self._axis(ternary, value, reader))
+                else:
+                    ternary.others.append((value, reader))
         reading, doubled = {layer for ternary in found for layer in ternary.layers}, set[str]()
         for ternary in found:
             names = dict.fromkeys(str(layer.target) for layer in ternary.layers)
@@ -77,7 +82,7 @@ class SplitActivations(Pass[None, Ternary, None]):
             refusal = self._keeps_its_weight(node, match.elsewhere)
             if refusal is not None:
                 return Refusal(f"the layer '{node.target}' behind it {refusal.reason}", refusal.remedy)
-        groups = {self._groups(node) for node in match.layers}
+        groups = {groups_of(self.gm, node) for node in match.layers}
         if len(groups) > 1:
             names = ", ".join(f"'{node.target}'" for node in match.layers)
             return Refusal(f"{names} read it in different groups of channels", "give each an activation of its own")
@@ -97,7 +102,7 @@ class SplitActivations(Pass[None, Ternary, None]):
         graph, activation = self.gm.graph, match.activation
         (axis,) = match.axes or {1}
         halves = halves_of(activation.all_input_nodes[0], axis)
-        groups = max((self._groups(node) for node in match.layers), default=1)
+        groups = max((groups_of(self.gm, node) for node in match.layers), default=1)
         with graph.inserting_before(activation):
             if groups > 1:
                 halves = graph.call_function(halves_by_group, (halves, groups))
@@ -121,29 +126,20 @@ class SplitActivations(Pass[None, Ternary, None]):
         """A network of which a part stays ternary is of no use: refuse all of it, with every reason."""
         self.stop_if_refused("split cannot make two binary activations of each ternary one")
 
-    def _find_readers(self, ternary: Ternary, value: fx.Node, flattened: bool = False) -> None:
-        for user in value.users:
-            module = module_of(self.gm, user)
-            kind = layer_kind(module)
-            if kind is not None:
-                ternary.layers.append(user)
-                first = flattened or kind.channel_axis == 1 or self._values[value].axes == 2
-                ternary.axes.add(1 if first else -1)
-            elif drops(self.gm, user) or keeps_shift(self.gm, user):
-                self._find_readers(ternary, user, flattened or is_flatten(user))
-            else:
-                ternary.others.append((value, user))
+    def _axis(self, ternary: Ternary, value: fx.Node, layer: fx.Node) -> int:
+        """Which axis of the activation a layer that reads it as this value takes for the channels."""
+        kind = layer_kind(module_of(self.gm, layer))
+        assert kind is not None
+        first = kind.channel_axis == 1 or self._values[value].axes == 2
+        while value is not ternary.activation:
+            first, value = first or is_flatten(value), value.all_input_nodes[0]
+        return 1 if first else -1
 
     def _half(self, activation: fx.Node) -> nn.Module | None:
         module = module_of(self.gm, activation)
         assert isinstance(module, ActivationBinarizer)
         half = module.split()
         return None if half is None else half.train(module.training)
-
-    def _groups(self, layer: fx.Node) -> int:
-        groups = getattr(module_of(self.gm, layer), "groups", 1)
-        assert isinstance(groups, int)
-        return groups
 
     def _keeps_its_weight(self, layer: fx.Node, elsewhere: list[fx.Node]) -> Refusal | None:
         """The reason why a layer cannot have its weight halved and repeated, or None."""

@@ -50,7 +50,7 @@ def run_lower_pass(kind: Any, gm: fx.GraphModule, *inputs: torch.Tensor) -> Ran:
     """Run the passes of `lower` in front of `kind`, then `kind` alone; values and bits must stay what they were."""
     packed = copy.deepcopy(gm).requires_grad_(False)
     record = record_of(gm).continued()  # type: ignore[union-attr]
-    context = LowerContext(infer_shapes(packed, inputs))
+    context = LowerContext(inputs, infer_shapes(packed, inputs))
     run_passes(packed, LOWER[: LOWER.index(kind)], context, record)
     before, unchanged = short(packed), packed(*inputs)
     run_passes(packed, (kind,), context, record)
@@ -71,7 +71,10 @@ def unfused(gm: fx.GraphModule, *inputs: torch.Tensor) -> fx.GraphModule:
     record = record_of(gm).continued()  # type: ignore[union-attr]
     record.inputs = tuple((x.shape, x.dtype) for x in inputs)
     run_passes(
-        packed, LOWER[: LOWER.index(FuseEpilogueIntoConvolution)], LowerContext(infer_shapes(packed, inputs)), record
+        packed,
+        LOWER[: LOWER.index(FuseEpilogueIntoConvolution)],
+        LowerContext(inputs, infer_shapes(packed, inputs)),
+        record,
     )
     attach(packed, record)
     return packed

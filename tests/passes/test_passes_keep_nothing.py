@@ -103,7 +103,7 @@ def split_and_lower(scheme: str, config: Config) -> None:
 
 
 class ByHand(nn.Module):
-    """A scale computed of a parameter, and a function that follows the mode."""
+    """A scale computed of a parameter, a function that follows the mode, and an assertion about a size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,6 +112,7 @@ class ByHand(nn.Module):
         self.linear = nn.Linear(3, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert x.shape[1] == 8
         x = self.layers[1](self.layers[0](x) * self.scale.square())
         x = self.layers[2](x * (2.0 if self.training else 3.0))
         return nn.functional.linear(x, self.linear.weight, self.linear.bias)

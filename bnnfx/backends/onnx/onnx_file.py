@@ -28,7 +28,7 @@ from bnnfx.backends.onnx.unexportable import first_unexportable, spelling, why
 from bnnfx.errors import ExportError
 from bnnfx.graph.record import require_stage
 from bnnfx.graph.results import flatten_results, results_of
-from bnnfx.graph.shapes import with_batch
+from bnnfx.graph.shapes import copies, leaves_of, with_batch
 from bnnfx.graph.stage import Stage
 from bnnfx.ops.packed_op import ONNX_DOMAIN, OPSET_VERSION
 from bnnfx.runtime.session import OPSET_KEY, newest_opset
@@ -122,14 +122,14 @@ def content(model: onnx.ModelProto, maps: list[PackedMap]) -> bytes:
 
 def _export(gm: fx.GraphModule, inputs: tuple[tuple[torch.Size, torch.dtype], ...], opset: int) -> ir.Model:
     """Torch's export of the graph with our operators as nodes of our domain."""
-    _refuse_numbers(gm)
-    standard = copy.deepcopy(gm)
-    replace_packed_ops(standard)
-    flatten_results(standard)
     free = with_batch([shape for shape, _ in inputs])
     # a batch of 1 would be taken for a constant
     sizes = [(2, *shape[1:]) if batched else shape for (shape, _), batched in zip(inputs, free, strict=True)]
     examples = tuple(torch.zeros(size, dtype=dtype) for size, (_, dtype) in zip(sizes, inputs, strict=True))
+    _refuse_numbers(gm, examples)
+    standard = copy.deepcopy(gm)
+    replace_packed_ops(standard)
+    flatten_results(standard)
     names = [node.name for node in gm.graph.nodes if node.op == "placeholder"][: len(inputs)]
 
     def write(beginning: fx.GraphModule) -> str | None:
@@ -179,12 +179,15 @@ def _write(
     return program.model
 
 
-def _refuse_numbers(gm: fx.GraphModule) -> None:
-    """Raise if a constant is among the outputs; None is left out of the file, with the exporter."""
-    constants = [value for _, value in results_of(gm) if not isinstance(value, fx.Node)]
-    if constants:
+def _refuse_numbers(gm: fx.GraphModule, examples: tuple[torch.Tensor, ...]) -> None:
+    """Raise if a constant or a size is among the outputs; None is left out of the file, with the exporter."""
+    with torch.no_grad():
+        results = leaves_of(copy.deepcopy(gm)(*copies(examples)))
+    numbers = [value for value in results if value is not None and not isinstance(value, torch.Tensor)]
+    if numbers:
         raise ExportError(
-            f"forward returns the constant {constants[0]!r}, and the outputs of ONNX are tensors; return tensors alone."
+            f"forward returns the {type(numbers[0]).__name__} {numbers[0]!r} (in a batch of 2), and the outputs of "
+            "ONNX are tensors; return tensors alone."
         )
 
 

@@ -18,7 +18,7 @@ from bnnfx.errors import ExampleInputError
 from bnnfx.frontend.trace import trace
 from bnnfx.graph.dataflow import calls, packed_op, packed_result
 from bnnfx.graph.record import record_of
-from bnnfx.graph.shapes import number_given
+from bnnfx.graph.shapes import tensors_if_given
 from bnnfx.inspect.drawing.graph_view_blocks import Blocks
 from bnnfx.inspect.drawing.graph_view_labels import constants_of, details_of, is_constant, kind_of, lines_of
 from bnnfx.inspect.drawing.graph_view_values import Holds, Values
@@ -114,7 +114,7 @@ def view(gm: nn.Module, example_inputs: tuple[Any, ...] | None = None) -> GraphV
     'N×8×7×7 float'
     """
     if not isinstance(gm, fx.GraphModule):
-        gm = trace(gm, given=number_given(example_inputs)).gm
+        gm = trace(gm, example_inputs=tensors_if_given(example_inputs)).gm
     record = record_of(gm)
     values = Values(gm, example_inputs)
     if example_inputs is None and record is not None and record.inputs:

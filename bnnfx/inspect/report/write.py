@@ -12,7 +12,7 @@ from bnnfx.analysis import FlipHistory
 from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.frontend.trace import trace
 from bnnfx.graph.record import record_of
-from bnnfx.graph.shapes import number_given
+from bnnfx.graph.shapes import tensors_if_given
 from bnnfx.inspect.drawing import file_view, view
 from bnnfx.inspect.report.contents import contents
 from bnnfx.inspect.report.page import page
@@ -78,7 +78,9 @@ def _model(model: nn.Module | str | Path, example_inputs: tuple[Any, ...] | None
     """A file or a graph of ours as it is, any other module as `convert` would trace it."""
     if isinstance(model, str | Path):
         return Model(Path(model), None, file_view(model), prefix, None)
-    gm = model if isinstance(model, fx.GraphModule) else trace(model, given=number_given(example_inputs)).gm
+    gm = (
+        model if isinstance(model, fx.GraphModule) else trace(model, example_inputs=tensors_if_given(example_inputs)).gm
+    )
     record = record_of(gm)
     inputs = None if record is not None and record.inputs else example_inputs  # it has its own
     return Model(gm, record, view(gm, inputs), prefix, inputs)

@@ -213,7 +213,7 @@ def with_two_packs(threshold, x):
     gm.recompile()
     before, record = copy.deepcopy(gm), record_of(gm)
     passes = (FuseEpilogueIntoConvolution, KeepChannelsLast)
-    run_passes(gm, passes, LowerContext(infer_shapes(gm, (x[:1],))), record)
+    run_passes(gm, passes, LowerContext((x[:1],), infer_shapes(gm, (x[:1],))), record)
     traces = trace_bits(before, (x,)), trace_bits(gm, (x,))
     assert traces[0].bits.keys() == {"a_0_sign", "b_0_sign", "c_0_sign"}
     return gm, *traces
@@ -246,7 +246,7 @@ def test_comparison_with_a_threshold_per_position_stays(x):
         pack.update_arg(1, add_buffer(gm, "per_position", torch.linspace(-1, 1, 7)))
     gm.recompile()
     expected = trace_bits(gm, (x,))
-    context = LowerContext(infer_shapes(gm, (x[:1],)))
+    context = LowerContext((x[:1],), infer_shapes(gm, (x[:1],)))
     run_passes(gm, (FuseEpilogueIntoConvolution, KeepChannelsLast), context, record_of(gm))
     assert called(gm) == ["permute", "pack_nhwc", "add_float", "pack_nhwc", "float", "permute"]
     assert notes(gm)["a_0"].startswith("its stream is compared with a threshold that is not one number per channel")
