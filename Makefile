@@ -9,7 +9,7 @@ NATIVE_BUILD := $(BIN)/cmake -S tests/native -G Ninja -DCMAKE_MAKE_PROGRAM=$(CUR
   -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python --log-level=WARNING
 FASHION_MNIST := /usr/share/datasets/fashion-mnist
 
-.PHONY: test test-arm test-asan sweep-operators sweep-models demo data browser clean
+.PHONY: test test-arm test-asan sweep-operators sweep-models fuzz demo data browser clean
 
 test: $(READY) data browser
 	$(BIN)/ruff check .
@@ -45,14 +45,21 @@ test-asan: $(READY)
 	LD_PRELOAD="$(PRELOAD)" ASAN_OPTIONS=detect_leaks=0 $(BIN)/pytest tests/kernels \
 	  --kernel-library build/native-asan/library/libbnnfx_ops.so
 
-# All operators of torch and torchvision, of which `make test` takes a share; and whole models of torchvision and timm,
-# the latter fetched for it.
+# All operators of torch and torchvision, of which `make test` takes a share; and whole models of torchvision and timm:
+# all, or those of `make sweep-models MODELS=...`, patterns of names or the list `families`.
 sweep-operators: $(READY)
 	$(BIN)/pytest -n 2 --all-operators tests/sweeps
 
 sweep-models: $(READY)
-	$(BIN)/pip install -qq -c constraints.txt timm
-	$(BIN)/python tests/sweeps/models.py
+	$(BIN)/python tests/sweeps/models.py $(MODELS)
+
+# Random networks through the whole chain, and mutated files through ONNX Runtime, N of the one and several of the other;
+# what fails is printed with its seed. FIRST is the seed to begin with.
+N ?= 100
+FIRST ?= 0
+
+fuzz: $(READY)
+	$(BIN)/python tests/sweeps/fuzz.py $(N) $(FIRST)
 
 demo: $(READY) data
 	$(BIN)/python examples/quickstart.py

@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from bnnfx import pipelines
+from bnnfx.arguments import require_flag
 from bnnfx.backends import TARGETS, require_dialect
 from bnnfx.config import Config
 from bnnfx.errors import ConversionError, ExportError
@@ -23,7 +24,7 @@ from bnnfx.graph.context import ConvertContext, LowerContext
 from bnnfx.graph.given_models import copy_of, plain_attributes, require_module
 from bnnfx.graph.pass_runner import run_passes
 from bnnfx.graph.record import PassReport, Record, Role, attach, record_of, require_stage
-from bnnfx.graph.shapes import as_tensors, infer_shapes, tensors_if_given
+from bnnfx.graph.shapes import as_tensors, infer_shapes, require_arguments, tensors_if_given
 from bnnfx.graph.stage import Stage, require_two_levels
 from bnnfx.nn import ActivationBinarizer
 from bnnfx.passes.split.split_activations import SplitActivations
@@ -74,6 +75,7 @@ def convert(
     >>> type(convert(model, "bireal").get_submodule("1")).__name__
     'BinaryConv2d'
     """
+    require_flag("check", check)
     chosen = get_scheme(scheme)
     config = Config() if config is None else config
     if not isinstance(config, Config):
@@ -188,6 +190,7 @@ def split(gm: fx.GraphModule, example_inputs: tuple[Any, ...] | None = None, *, 
 
     Source: BinaryDuo (Kim et al. 2020, arXiv 2002.06517), decoupling; the authors' code.
     """
+    require_flag("check", check)
     record = require_stage(gm, Stage.TRAINABLE, "split").continued()
     if not _is_ternary(gm):
         found = (
@@ -200,6 +203,8 @@ def split(gm: fx.GraphModule, example_inputs: tuple[Any, ...] | None = None, *, 
     result = copy_of(gm)
     expected = None
     given = () if example_inputs is None else as_tensors(example_inputs, scalars=True)
+    if example_inputs is not None:
+        require_arguments(gm, given)
     if check and given and _can_compare(gm, given):
         inputs = tuple(x.cpu() for x in given)
         expected = run_trainable(_for_inference(gm), inputs)
@@ -264,6 +269,7 @@ def lower(gm: fx.GraphModule, example_inputs: tuple[Any, ...], *, check: bool = 
     >>> packed(torch.zeros(5, 8, 9, 9)).shape
     torch.Size([5, 8, 3, 3])
     """
+    require_flag("check", check)
     record = require_stage(gm, Stage.TRAINABLE, "lower").continued()
     require_two_levels(gm, "lower")
     valueless = [name for name, value in (*gm.named_parameters(), *gm.named_buffers()) if value.is_meta]
@@ -337,6 +343,7 @@ def content_of(
     **options: Any,
 ) -> bytes:
     """What `export` writes; arguments and errors are those of `export`."""
+    require_flag("check", check)
     chosen = TARGETS.get(target)
     record = record_of(gm) if isinstance(gm, fx.GraphModule) else None
     if record is not None and record.stage is Stage.TRAINABLE:

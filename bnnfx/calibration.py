@@ -1,16 +1,20 @@
 """Calibration: run unlabeled batches, re-estimate batch-norm statistics, and record what every binarizer sees."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor, fx
 
+from bnnfx.arguments import require_flag, shown
+from bnnfx.errors import ExampleInputError, first_line
 from bnnfx.graph.constant_bits import note_constant_bits, observing
 from bnnfx.graph.record import attach, require_stage
+from bnnfx.graph.shapes import as_tensors, require_arguments
 from bnnfx.graph.stage import Stage
 from bnnfx.nn.observer import ChannelStatistics
 from bnnfx.private_interfaces import BatchNorm
@@ -65,9 +69,13 @@ def calibrate(gm: fx.GraphModule, batches: Iterable[Any], *, batch_norm: bool = 
 
     Raises:
         StageError: `gm` is no trainable graph.
-        ValueError: there is no batch, or one without values.
+        ValueError: there is no batch, or one without values; or `batches` is something else.
+        ExampleInputError: a batch does not fit the model; batch norms have their statistics of before.
     """
+    require_flag("batch_norm", batch_norm)
     record = require_stage(gm, Stage.TRAINABLE, "calibrate").continued()
+    if not isinstance(batches, Iterable) or isinstance(batches, Tensor | np.ndarray | str | bytes | Mapping):
+        raise ValueError(f"batches is a list of batches or a loader, such as [x]; got {shown(batches)}.")
     repeatable = list(batches) if isinstance(batches, Iterator) else batches
     modes = {module: module.training for module in gm.modules()}
     gm.eval()
@@ -89,10 +97,17 @@ def calibrate(gm: fx.GraphModule, batches: Iterable[Any], *, batch_norm: bool = 
 def _run(gm: fx.GraphModule, batches: Iterable[Any]) -> None:
     count = 0
     for batch in batches:
-        arguments = batch if isinstance(batch, tuple | list) else (batch,)
-        if any(isinstance(x, Tensor) and x.is_meta for x in arguments):
+        arguments = as_tensors(batch if isinstance(batch, tuple | list) else (batch,), scalars=True)
+        if any(x.is_meta for x in arguments):
             raise ValueError("calibrate looks at values, and a tensor on the device meta has none.")
-        gm(*arguments)
+        if any(not x.numel() for x in arguments):
+            raise ValueError(f"calibrate looks at values, and batch {count} has none.")
+        require_arguments(gm, arguments)
+        try:
+            gm(*arguments)
+        except Exception as error:
+            given = ", ".join(f"{x.dtype} {list(x.shape)} on {x.device}" for x in arguments)
+            raise ExampleInputError(f"Batch {count} ({given}) does not fit the model: {first_line(error)}") from error
         count += 1
     if not count:
         raise ValueError("calibrate needs at least one batch; the iterable given holds none.")

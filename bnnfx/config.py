@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bnnfx.arguments import require_mapping
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -31,7 +33,7 @@ class LayerConfig:
     def __post_init__(self) -> None:
         if self.binarize is not None and not isinstance(self.binarize, bool):
             raise ValueError(f"LayerConfig.binarize is True, False or None; got {self.binarize!r}.")
-        _require_mapping("LayerConfig.options", self.options)
+        require_mapping("LayerConfig.options", self.options)
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ class Config:
         if not isinstance(words, tuple | list | set | frozenset) or not all(word in FLOAT_KEYWORDS for word in words):
             raise ValueError(f"Config.keep_float is a tuple of {FLOAT_KEYWORDS}; got {words!r}.")
         for name in ("layers", "options", "widths"):
-            _require_mapping(f"Config.{name}", getattr(self, name))
+            require_mapping(f"Config.{name}", getattr(self, name))
         for key, value in self.layers.items():
-            if not isinstance(value, LayerConfig) or not isinstance(key, str | type):
+            if not isinstance(value, LayerConfig) or not _is_key(key):
                 raise ValueError(
                     f"Config.layers maps names, globs or module types to LayerConfig; got {key!r}: {value!r}."
                 )
@@ -103,9 +105,13 @@ class Config:
         return {field_name: keys for field_name, keys in found.items() if keys}
 
 
-def _require_mapping(what: str, value: object) -> None:
-    if not isinstance(value, Mapping):
-        raise ValueError(f"{what} is a dictionary, an empty one for nothing; got {value!r}.")
+def _is_key(key: object) -> bool:
+    """Whether it can select layers: a name, a glob, or a type of modules."""
+    if not isinstance(key, type):
+        return isinstance(key, str)
+    from torch import nn  # whoever has a type of modules has loaded it
+
+    return issubclass(key, nn.Module)
 
 
 def _selects(key: "str | type[nn.Module]", name: str) -> bool:

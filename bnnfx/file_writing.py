@@ -6,6 +6,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
+from bnnfx.arguments import as_path
 from bnnfx.errors import ExportError
 
 
@@ -13,9 +14,10 @@ def require_folder(path: str | Path) -> Path:
     """The path of a file to be written, checked before the work that makes its content.
 
     Raises:
+        ValueError: it is no path.
         ExportError: its folder is missing, it is a folder itself, or no file can have that name.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         there, is_folder = path.parent.is_dir(), path.is_dir()
     except OSError as error:
@@ -40,9 +42,10 @@ def write_whole(path: str | Path, content: str | bytes) -> Path:
         The path, as it was given.
 
     Raises:
+        ValueError: it is no path.
         ExportError: it cannot be written; what was there before is as it was.
     """
-    path = Path(path)
+    path = as_path(path)
     data = content.encode() if isinstance(content, str) else content
     try:
         before = _state(path)

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bnnfx.arguments import require_instance
+
 _POWERS = {
     **dict.fromkeys(("momentum_buffer", "exp_avg"), 1),
     **dict.fromkeys(("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum"), 2),
@@ -35,8 +37,12 @@ def split_optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module, sp
         them.
 
     Raises:
-        ValueError: the optimizer holds a parameter that `model` does not, or the models do not fit each other.
+        ValueError: the optimizer holds a parameter that `model` does not, or the models do not fit each other; or an
+            argument is something else.
     """
+    require_instance("optimizer", optimizer, torch.optim.Optimizer, "a torch.optim.Optimizer")
+    require_instance("model", model, nn.Module, "a torch.nn.Module")
+    require_instance("split_model", split_model, nn.Module, "a torch.nn.Module")
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     after = dict(split_model.named_parameters())
     packed = optimizer.state_dict()

@@ -6,6 +6,8 @@ from importlib import metadata
 from numbers import Integral, Real
 from typing import Any, Generic, Protocol, TypeVar
 
+from bnnfx.arguments import require_instance
+
 _said: set[str] = set()
 
 
@@ -42,8 +44,10 @@ class Registry(Generic[T]):
         """Make a thing known under its name.
 
         Raises:
-            ValueError: the name is taken.
+            ValueError: it is something else, or the name is taken.
         """
+        kind = self._kind.__name__
+        require_instance(f"What is registered as a {kind.lower()}", thing, self._kind, f"a bnnfx.{kind}")
         if thing.name in self._things:
             raise ValueError(
                 f"A {self._kind.__name__.lower()} named {thing.name!r} is registered already "

@@ -1,9 +1,11 @@
 """The training schedule: what schemes change once per epoch, between the user's own epochs."""
 
 from collections.abc import Iterator
+from numbers import Integral
 
 from torch import nn
 
+from bnnfx.arguments import is_number, shown
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
 
 
@@ -36,15 +38,15 @@ class Schedule:
                 "Schedule takes a trainable graph of bnnfx.convert, or a module that contains one; there is nothing to "
                 f"anneal in this {type(gm).__name__}."
             )
-        whole = isinstance(epochs, int) and isinstance(start_epoch, int)
+        whole = all(isinstance(number, Integral) and is_number(number) for number in (epochs, start_epoch))
         if not whole or epochs < 1 or not 0 <= start_epoch <= epochs:
             raise ValueError(
                 "Schedule needs whole numbers epochs >= 1 and 0 <= start_epoch <= epochs; "
-                f"got epochs={epochs!r}, start_epoch={start_epoch!r}."
+                f"got epochs={shown(epochs)}, start_epoch={shown(start_epoch)}."
             )
         self.gm = gm
-        self.epochs = epochs
-        self.start_epoch = start_epoch
+        self.epochs = int(epochs)
+        self.start_epoch = int(start_epoch)
 
     def __len__(self) -> int:
         """How many epochs are left from `start_epoch` on."""
@@ -62,8 +64,8 @@ class Schedule:
         A whole number also recomputes what is recomputed once per epoch; a fraction only anneals, for loops that want
         the annealing to move with every step.
         """
-        if not 0 <= epoch <= self.epochs:
-            raise ValueError(f"epoch is in [0, {self.epochs}]; got {epoch}.")
+        if not is_number(epoch) or not 0 <= epoch <= self.epochs:
+            raise ValueError(f"epoch is in [0, {self.epochs}]; got {shown(epoch)}.")
         for module in self.gm.modules():
             if isinstance(module, ActivationBinarizer | BinaryLayer):
                 module.on_epoch(epoch / self.epochs)

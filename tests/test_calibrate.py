@@ -8,7 +8,7 @@ from helpers.models import IMAGE, Chain, DropoutBeforeLinear, ManyInputsOutputs,
 from torch import nn
 
 import bnnfx
-from bnnfx import StageError, calibrate
+from bnnfx import ExampleInputError, StageError, calibrate
 from bnnfx.nn import ActivationBinarizer
 
 DOUBLE = torch.finfo(torch.float64).eps
@@ -168,7 +168,9 @@ def test_no_batch(empty):
 def test_exception_restores_the_statistics():
     gm = bnnfx.convert(Chain(), "bireal")
     before = statistics(gm)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(
+        ExampleInputError, match=r"Batch \d+ \(torch.float32 \[2, 5, 8, 8\] on cpu\) does not fit the model"
+    ):
         calibrate(gm, [*batches(), torch.zeros(2, 5, 8, 8)])
     assert equal(statistics(gm), before)
     assert {m.training for m in gm.modules()} == {True}

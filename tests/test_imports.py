@@ -7,8 +7,8 @@ import pytest
 from helpers.sources import FILES
 
 LAYERS = (
-    {"errors", "_torchvision", "private_interfaces", "registry", "source_forms"},
-    {"config", "file_writing", "numerics", "tables"},
+    {"arguments", "errors", "_torchvision", "private_interfaces", "source_forms"},
+    {"registry", "config", "file_writing", "numerics", "tables"},
     {"nn", "ops"},
     {"operators_on_demand", "schemes"},
     {"graph"},

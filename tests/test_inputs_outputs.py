@@ -148,28 +148,6 @@ def test_inputs_and_outputs_may_change_names(packed: Any, tmp_path: Path) -> Non
     assert bnnfx.verify(packed, path, (X,))
 
 
-@pytest.mark.parametrize(
-    ("names", "message"),
-    [
-        ({"input_names": ["a", "b"]}, r"input_names has 2 name\(s\), and the file has 1 input\(s\): x\."),
-        ({"output_names": ["a"]}, r"output_names has 1 name\(s\), and the file has 2 output\(s\)"),
-        ({"output_names": []}, r"output_names has 0 name\(s\)"),
-        ({"output_names": ["a", "net_conv2_sign"]}, "'net_conv2_sign', which is the name of a layer's result"),
-        ({"output_names": ["a", "a"]}, "output_names has 'a' twice"),
-        ({"output_names": ["x", "y"]}, "output_names has 'x', which is the name of an input"),
-        ({"input_names": ["a"], "output_names": ["b", "a"]}, "output_names has 'a', which is the name of an input"),
-        ({"input_names": "x"}, r"input_names is a list of texts, one per input; got 'x'"),
-        ({"output_names": ["a", ""]}, r"output_names is a list of texts, one per output"),
-        ({"output_names": ["a", 3]}, r"output_names is a list of texts, one per output"),
-        ({"output_names": 3}, r"output_names is a list of texts, one per output"),
-    ],
-)
-def test_names_that_cannot_be(packed: Any, names: Any, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=message):
-        bnnfx.export_onnx(packed, tmp_path / "model.onnx", **names)
-    assert list(tmp_path.iterdir()) == []
-
-
 # --- inputs ----------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,6 @@
 """`load` and `Session.run`."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -113,25 +112,6 @@ OTHER_TYPES = ["float64", "float16", "int64", "uint8", "bool", "complex64", "obj
 def test_other_types_are_refused(session: bnnfx.Session, inputs: tuple[Tensor, Tensor], name: str, order: str) -> None:
     wrong = np.zeros(inputs[1].shape, np.dtype(name).newbyteorder(order))
     with pytest.raises(ValueError, match=r"right tensor\(float\) \['batch', 2, 7, 9\]; got"):
-        session.run(inputs[0], wrong)
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda x: x.double(),
-        lambda x: x.half(),
-        lambda x: x.bfloat16(),
-        lambda x: x.to("meta"),
-        lambda x: x.to_sparse(),
-        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
-    ],
-)
-def test_other_tensors_are_refused(session: bnnfx.Session, inputs: tuple[Tensor, Tensor], spoil: Any) -> None:
-    wrong = spoil(inputs[1])
-    with pytest.raises(
-        ValueError, match=r"right tensor\(float\) .*; got|A \w+ tensor of torch\.\w+ on \w+ cannot be given"
-    ):
         session.run(inputs[0], wrong)
 
 

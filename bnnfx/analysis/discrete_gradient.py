@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bnnfx.arguments import is_number, require_function, require_whole, shown
 from bnnfx.errors import AnalysisError, first_line
 
 
@@ -45,18 +46,26 @@ def discrete_gradient(
 
     Raises:
         ValueError: `epsilon` or `chunk_size` is not positive, `epsilon` is lost in the rounding of `theta`, or the
-            function's value is not a scalar.
+            function's value is not a scalar; or an argument is something else.
         AnalysisError: vmap cannot evaluate the function.
 
     >>> step = lambda x: (x >= 0.1).float().sum()
     >>> discrete_gradient(step, torch.tensor([0.0, 2.0]), 0.25)
     tensor([2., 0.], dtype=torch.float64)
     """
-    if not (epsilon > 0 and math.isfinite(epsilon)) or chunk_size < 1:
-        raise ValueError(f"epsilon > 0 and chunk_size >= 1 are needed; got epsilon={epsilon}, chunk_size={chunk_size}.")
+    require_function("function", function)
+    require_positive("epsilon", epsilon)
+    require_whole("chunk_size", chunk_size, least=1)
+    if not isinstance(theta, Tensor) or not theta.is_floating_point():
+        raise ValueError(f"theta is a float tensor; got {shown(theta)}.")
     theta = theta.detach()
     if coordinates is None:
         coordinates = torch.arange(theta.numel())
+    whole = isinstance(coordinates, Tensor) and coordinates.dtype is torch.int64 and coordinates.ndim == 1
+    if not whole or not bool(((coordinates >= 0) & (coordinates < theta.numel())).all()):
+        raise ValueError(
+            f"coordinates is a tensor int64[K] of positions from 0 to {theta.numel() - 1}; got {shown(coordinates)}."
+        )
     parts = [torch.zeros(0, dtype=torch.float64)]
     for start in range(0, len(coordinates), chunk_size):
         chosen = coordinates[start : start + chunk_size].to(theta.device)
@@ -72,6 +81,16 @@ def discrete_gradient(
     return torch.cat(parts)
 
 
+def require_positive(name: str, *values: object) -> None:
+    """Refuse what is no positive number.
+
+    Raises:
+        ValueError: one of the values is none, or there are none.
+    """
+    if not values or not all(is_number(value) and value > 0 and math.isfinite(value) for value in values):  # type: ignore[operator, arg-type]
+        raise ValueError(f"{name} is a positive number; got {', '.join(map(shown, values)) or 'none'}.")
+
+
 def _shifted(function: Callable[[Tensor], Tensor], theta: Tensor, chosen: Tensor, step: float) -> tuple[Tensor, Tensor]:
     """The chosen coordinates after the step, and the values of the function there: each `float64[len(chosen)]`."""
     copies = theta.flatten().repeat(len(chosen), 1)
@@ -79,11 +98,18 @@ def _shifted(function: Callable[[Tensor], Tensor], theta: Tensor, chosen: Tensor
     copies[rows, chosen] += step
     points = copies[rows, chosen]
     shaped = copies.view(len(chosen), *theta.shape)
+
+    def value(x: Tensor) -> Tensor:
+        found = function(x)
+        if not isinstance(found, Tensor):
+            raise ValueError(f"The function must return a scalar tensor; got {shown(found)}.")
+        return found
+
     if len(chosen) == 1:
-        values = function(shaped[0]).unsqueeze(0)
+        values = value(shaped[0]).unsqueeze(0)
     else:
         try:
-            values = torch.func.vmap(function)(shaped)
+            values = torch.func.vmap(value)(shaped)
         except RuntimeError as error:
             raise AnalysisError(
                 f"torch.func.vmap cannot evaluate {len(chosen)} shifted copies together: {first_line(error)} "

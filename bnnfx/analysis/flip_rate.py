@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bnnfx.analysis.measured_parameters import binary_layers, current_signs
+from bnnfx.arguments import read_json, require_whole
 from bnnfx.file_writing import write_whole
 from bnnfx.nn import BinaryLayer
 from bnnfx.tables import as_text
@@ -72,10 +73,11 @@ class FlipHistory:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file holds something else.
+            ValueError: it cannot be read, or holds something else.
         """
+        content = read_json(path)
         try:
-            records = json.loads(Path(path).read_text())["records"]
+            records = content["records"]
             return cls([FlipRecord(r["update"], {n: LayerFlips(**x) for n, x in r["layers"].items()}) for r in records])
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path} is no history of flips: {type(error).__name__}: {error}.") from error
@@ -106,11 +108,9 @@ class FlipRate:
     """
 
     def __init__(self, gm: nn.Module, *, every: int = 1) -> None:
-        if every < 1:
-            raise ValueError(f"every is at least 1; got {every}.")
         self.history = FlipHistory()
         self.updates = 0
-        self._every = every
+        self._every = require_whole("every", every, least=1)
         self._layers = binary_layers(gm, "FlipRate")
         self._start = {name: _bits(layer) for name, layer in self._layers.items()}
         self._last = dict(self._start)

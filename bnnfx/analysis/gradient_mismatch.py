@@ -14,9 +14,11 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bnnfx.analysis.discrete_gradient import discrete_gradient
+from bnnfx.analysis.discrete_gradient import discrete_gradient, require_positive
 from bnnfx.analysis.measured_parameters import named_parameters, weights_before_binarizers
 from bnnfx.analysis.replica import replica, same_every_time
+from bnnfx.arguments import require_flag, require_function, require_instance, require_whole, shown
+from bnnfx.errors import AnalysisError, BnnfxError, first_line
 from bnnfx.tables import as_text
 
 CHUNK_BYTES = 2**25  # of activations held for shifted copies: small enough for caches, and many copies at once
@@ -188,15 +190,20 @@ def gradient_mismatch(
     >>> [(row.name, len(row.coordinates), row.size) for row in result.rows]
     [('0.weight', 50, 128)]
     """
-    epsilons = [float(epsilon)] if isinstance(epsilon, int | float) else list(map(float, epsilon))
-    given = list(batches)
-    _check(epsilons, given, coordinates, chunk_size)
+    require_instance("model", model, nn.Module, "a torch.nn.Module")
+    require_function("loss", loss)
+    require_flag("progress", progress)
+    require_whole("seed", seed)
+    given_epsilons = tuple(epsilon) if isinstance(epsilon, Sequence) and not isinstance(epsilon, str) else (epsilon,)
+    require_positive("epsilon", *given_epsilons)
+    epsilons = [float(e) for e in given_epsilons]
+    given = _listed(batches)
+    _check(given, layers, coordinates, chunk_size)
     copied = replica(model)
     arguments = [(x if isinstance(x, tuple | list) else (x,), targets) for x, *targets in given]
 
     def first() -> Tensor:
-        inputs, targets = arguments[0]
-        return loss(copied(*inputs), *targets)
+        return _value_of(copied, loss, *arguments[0])
 
     skipped: dict[str, str] = {}
     with same_every_time(copied):
@@ -213,7 +220,7 @@ def gradient_mismatch(
     with _bar(progress, len(given) * len(epsilons) * sum(map(len, positions.values()))) as advance:
         for inputs, targets in arguments:
             with torch.enable_grad():
-                value = loss(copied(*inputs), *targets)
+                value = _value_of(copied, loss, inputs, targets)
                 gradients = torch.autograd.grad(value, list(parameters.values()), allow_unused=True)
             for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True):
                 full = torch.zeros_like(parameter) if gradient is None else gradient
@@ -240,17 +247,49 @@ def gradient_mismatch(
     return GradientMismatch(tuple(rows), skipped)
 
 
-def _check(epsilons: list[float], batches: list[Any], coordinates: int | None, chunk_size: int | None) -> None:
-    if not epsilons or not all(e > 0 and math.isfinite(e) for e in epsilons):
-        raise ValueError(f"epsilon is a positive number, or several; got {epsilons}.")
+def _listed(batches: object) -> list[Any]:
+    if not isinstance(batches, Iterable) or isinstance(batches, Tensor | str | Mapping):
+        raise ValueError(f"batches is a list of batches (inputs, *targets); got {shown(batches)}.")
+    return list(batches)
+
+
+def _value_of(model: nn.Module, loss: Loss, inputs: Sequence[Any], targets: Sequence[Any]) -> Tensor:
+    """The loss on a batch.
+
+    Raises:
+        ValueError: it is no scalar that has a gradient.
+        AnalysisError: the model or the loss cannot be called with it.
+    """
+    function = "The model"
+    try:
+        outputs = model(*inputs)
+        function = "loss(outputs, *targets)"
+        value = loss(outputs, *targets)
+    except BnnfxError:
+        raise
+    except Exception as error:
+        raise AnalysisError(
+            f"{function} cannot be called with a batch as it is given: {type(error).__name__}: {first_line(error)}"
+        ) from error
+    if not isinstance(value, Tensor) or value.ndim:
+        raise ValueError(f"The loss is a scalar tensor; got {shown(value)}.")
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise ValueError("The loss has no gradient: it does not depend on the model's parameters, or was detached.")
+    return value
+
+
+def _check(batches: list[Any], layers: object, coordinates: int | None, chunk_size: int | None) -> None:
     for name, number in (("coordinates", coordinates), ("chunk_size", chunk_size)):
-        if number is not None and number < 1:
-            raise ValueError(f"{name} is at least 1, or None; got {number}.")
+        if number is not None:
+            require_whole(name, number, least=1)
+    names = layers is None or (isinstance(layers, list | tuple) and all(isinstance(name, str) for name in layers))
+    if not names or layers in ((), []):
+        raise ValueError(f"layers is a list of names, or None; got {shown(layers)}.")
     if not batches:
         raise ValueError("gradient_mismatch needs at least one batch; the iterable given holds none.")
     for batch in batches:
-        if not isinstance(batch, tuple | list):
-            raise ValueError(f"A batch is a tuple (inputs, *targets); got a {type(batch).__name__}.")
+        if not isinstance(batch, tuple | list) or not batch:
+            raise ValueError(f"A batch is a tuple (inputs, *targets); got {shown(batch)}.")
 
 
 def _draw(size: int, coordinates: int | None, seed: int) -> Tensor:

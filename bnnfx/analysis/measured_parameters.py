@@ -18,13 +18,17 @@ def binary_layers(model: nn.Module, function: str) -> dict[str, BinaryLayer]:
     """The binary layers by qualified name, each once.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or one without values.
     """
-    found = {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
+    modules = model.named_modules() if isinstance(model, nn.Module) else ()
+    found = {name: m for name, m in modules if isinstance(m, BinaryLayer)}
     if not found:
         raise ValueError(
             f"{function} needs binary layers, and this {type(model).__name__} has none; bnnfx.convert makes them."
         )
+    valueless = [name for name, layer in found.items() if layer.weight.is_meta]
+    if valueless:
+        raise ValueError(f"{function} looks at values, and the weight of {valueless[0]!r} is on the device meta.")
     return found
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bnnfx.analysis.measured_parameters import binary_layers, current_signs
 from bnnfx.analysis.weight_histogram import WeightHistogram, histograms
+from bnnfx.arguments import require_whole
 from bnnfx.nn import BinaryLayer
 from bnnfx.nn.weight import Rotation
 from bnnfx.tables import as_text
@@ -134,7 +135,7 @@ def quantization_error(gm: nn.Module, *, bins: int = 64, seed: int = 0) -> Quant
         Cosine, angle and relative error per layer, before and after rotation where there is one, and histograms.
 
     Raises:
-        ValueError: there is no binary layer.
+        ValueError: there is no binary layer, or one without values; or `bins` or `seed` is no such number.
 
     >>> from bnnfx.nn import BinaryLinear
     >>> layer = BinaryLinear(2, 1, bias=False)
@@ -142,6 +143,7 @@ def quantization_error(gm: nn.Module, *, bins: int = 64, seed: int = 0) -> Quant
     >>> round(quantization_error(layer)[""].weight.error, 3)  # (4 - 0) / (sqrt(2) sqrt(10)), squared, from 1
     0.2
     """
+    bins, seed = require_whole("bins", bins, least=1), require_whole("seed", seed)
     layers = binary_layers(gm, "quantization_error")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bnnfx.arguments import require_flag, require_function, require_mapping, require_text
 from bnnfx.registry import Registry, complete_options, require_known
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ class Target:
             graph as it is, and raises `ExportError` for what the target cannot hold.
         options: every option with its default; others are refused.
         onnx: whether the file is ONNX, so that the target is a dialect of `export_onnx`.
+
+    Raises:
+        ValueError: a field holds something else.
     """
 
     name: str
@@ -28,6 +32,12 @@ class Target:
     render: Callable[..., bytes | str]
     options: Mapping[str, Any] = field(default_factory=dict)
     onnx: bool = False
+
+    def __post_init__(self) -> None:
+        require_text("Target.name", self.name)
+        require_function("Target.render", self.render)
+        require_mapping("Target.options", self.options)
+        require_flag("Target.onnx", self.onnx)
 
     def content(self, gm: "fx.GraphModule", options: Mapping[str, Any]) -> bytes | str:
         """The content of the file, with the options given over the defaults.
@@ -49,7 +59,7 @@ def register_target(target: Target) -> Target:
     """Make an export target known under its name.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: it is no target, or the name is taken.
     """
     return TARGETS.register(target)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bnnfx.cli.common import (
+    DIGITS,
     JsonOption,
     SchemeOption,
     app,
@@ -65,7 +66,7 @@ def bench(
     seconds: Annotated[float, typer.Option(min=0.1, help="Time for all measurements together.")] = 10.0,
     rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of each measurement, instead of a time.")] = None,
     memory: Annotated[bool, typer.Option(help="Measure the peak memory of each contender of MODEL.")] = True,
-    seed: Annotated[int, typer.Option(help="Seed of weights, inputs and calibration data.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of weights, inputs and calibration data.")] = 0,
     json: JsonOption = None,
 ) -> None:
     """Time a model, or single layers, against ONNX Runtime and OpenVINO.
@@ -91,10 +92,11 @@ def bench(
     with working():
         from bnnfx.bench.command import Settings
         from bnnfx.bench.timing import Effort
+        from bnnfx.runtime.session import MOST_THREADS
 
         settings = Settings(
             context.find_root().obj,
-            _numbers(threads, "--threads"),
+            _numbers(threads, "--threads", MOST_THREADS),
             _numbers(batch, "--batch"),
             Effort(seconds, rounds),
             memory,
@@ -150,8 +152,12 @@ def _bench_layers(layers: list[str], settings: "Settings", notify: "Notify") -> 
     return bench_layers(shapes, settings, notify)
 
 
-def _numbers(text: str, option: str) -> list[int]:
-    numbers = [int(part) for part in text.split(",") if part.strip().isdecimal()]
-    if len(numbers) != len(text.split(",")) or 0 in numbers:
-        raise typer.BadParameter(f"{option} is a number of 1 or more, or several with commas between; got '{text}'.")
+def _numbers(text: str, option: str, most: int | None = None) -> list[int]:
+    parts = [part.strip() for part in text.split(",")]
+    numbers = [int(part) for part in parts if part.isdecimal() and len(part) < DIGITS]
+    if len(numbers) != len(parts) or not all(0 < number <= (most or number) for number in numbers):
+        bound = "" if most is None else f" and at most {most}"
+        raise typer.BadParameter(
+            f"{option} is a number of 1 or more{bound}, or several with commas between; got '{text}'."
+        )
     return numbers

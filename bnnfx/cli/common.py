@@ -32,7 +32,7 @@ STDOUT = "-"
 _NOTHING = "none"
 _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _FAILED = 2
-_DIGITS = 18  # of sizes that are numbers for torch, too
+DIGITS = 18  # of sizes that are numbers for torch, too
 _STDOUT_DESCRIPTOR, _STDERR_DESCRIPTOR = 1, 2
 
 
@@ -156,7 +156,7 @@ OptionOption = Annotated[
         show_default=False,
     ),
 ]
-SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random.")]
 JsonOption = Annotated[
     str | None,
     typer.Option(
@@ -243,7 +243,7 @@ def _weights(text: str) -> "Weights":
 def shape(text: str) -> tuple[int, ...]:
     """`1x3x32x32` as numbers."""
     sizes = text.split("x")
-    if len(sizes) < 2 or not all(size.isdecimal() and len(size) < _DIGITS and int(size) for size in sizes):
+    if len(sizes) < 2 or not all(size.isdecimal() and len(size) < DIGITS and int(size) for size in sizes):
         raise typer.BadParameter(f"--input is sizes with x between, the batch first, such as 1x3x32x32; got '{text}'.")
     return tuple(map(int, sizes))
 

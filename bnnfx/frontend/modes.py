@@ -1,29 +1,33 @@
 """One graph of two: a model traced in training and in evaluation."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from operator import attrgetter
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from bnnfx.graph import edit
 from bnnfx.graph.inplace import place_of_flag, written
 from bnnfx.graph.operators import BATCH_NORM_TENSORS, FOLLOWS, FUNCTIONAL_BATCH_NORM, Call, Mode, call_of, operator_of
 from bnnfx.nn.mode import CallByMode
 
-_CONSTANT = "_tensor_constant"
-"""How torch.fx names a tensor that forward makes of numbers alone."""
-
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
-def differing_modules(training: fx.Graph, evaluation: fx.Graph) -> list[str]:
+def differing_modules(training: fx.Graph, evaluation: fx.Graph, in_both: Collection[str]) -> list[str]:
     """The innermost submodules that do something else in training than in evaluation; the model itself is empty.
 
     What differs in nothing but constants of a function does the same: `follow_both_modes` has both.
+
+    Args:
+        training: what was traced in training.
+        evaluation: what was traced in evaluation.
+        in_both: the submodules that are called in both; one that is called in one of them is its caller's difference.
     """
     calls = [_by_module(graph) for graph in (training, evaluation)]
-    differing = {path for path in {*calls[0], *calls[1]} if calls[0].get(path) != calls[1].get(path)}
+    differing = {path for path in {"", *in_both} if calls[0].get(path) != calls[1].get(path)}
     return [path for path in differing if not any(_is_inside(other, path) for other in differing)]
 
 
@@ -45,10 +49,25 @@ def _by_module(graph: fx.Graph) -> dict[str, list[object]]:
     return calls
 
 
+class _Value:
+    """An attribute of a graph, equal to another one by value."""
+
+    def __init__(self, value: object) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        x, y = self.value, other.value if isinstance(other, _Value) else other
+        if not (isinstance(x, Tensor) and isinstance(y, Tensor)) or x is y:
+            return x is y
+        alike = (x.dtype, x.shape, x.device) == (y.dtype, y.shape, y.device)
+        return alike and (x.is_meta or torch.equal(x, y))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def _signature(node: fx.Node) -> object:
-    if node.op == "get_attr" and str(node.target).startswith(_CONSTANT):  # numbered anew by every trace
-        value = getattr(node.graph.owning_module, str(node.target))
-        return node.op, value.dtype, value.shape, value.tolist()
+    if node.op == "get_attr":  # a tensor that forward makes is an attribute, too, and may have other values by mode
+        return node.op, str(node.target), _Value(attrgetter(str(node.target))(node.graph.owning_module))
     constants = node.op != "call_function"
     arguments = fx.node.map_aggregate(
         (node.args, dict(node.kwargs)),

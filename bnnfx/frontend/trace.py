@@ -88,6 +88,7 @@ class _Tracer(fx.Tracer):
         self._leaves = leaves
         self._given = given
         self._known = known
+        self.gives_input: dict[str, bool] = {}
         self._numbers: dict[fx.Node, bool] = {}
         self._decided: set[fx.Node] = set()
 
@@ -186,12 +187,16 @@ class _Tracer(fx.Tracer):
             return forward(*args, **kwargs)
         if m not in (self.submodule_paths or ()):
             return m.forward(*args, **kwargs)
+        path = self.path_of_module(m)
         try:
-            return super().call_module(m, m.forward, args, kwargs)
+            result = super().call_module(m, m.forward, args, kwargs)
         except _Untraceable:
             raise
         except Exception as error:
-            raise _Untraceable(self.path_of_module(m), error) from error
+            raise _Untraceable(path, error) from error
+        first = next(iter((*args, *kwargs.values())), None)
+        self.gives_input[path] = self.gives_input.get(path, True) and first is not None and result is first
+        return result
 
 
 class _Leaf:
@@ -201,6 +206,18 @@ class _Leaf:
         self.reason = reason
         self.remedy = remedy
         self.writes = writes
+
+
+class _InMode(NamedTuple):
+    """What was traced in one mode.
+
+    Attributes:
+        gm: the graph.
+        gives_input: the submodules that are called in it, and whether each gives nothing but its first input.
+    """
+
+    gm: BinaryGraphModule
+    gives_input: dict[str, bool]
 
 
 class Traced(NamedTuple):
@@ -262,7 +279,10 @@ def trace(
         with torch.no_grad():  # a subclass of a batch norm counts its batches while it is traced
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
-        twice = {path: _Leaf(_BOTH_WAYS, _ONE_WAY) for path in out.called_both_ways(_called(*graphs.values()))}
+        twice = {
+            path: _Leaf(_BOTH_WAYS, _ONE_WAY)
+            for path in out.called_both_ways(_called(*(traced.gm for traced in graphs.values())))
+        }
         leaves |= twice
         if leaves.keys() != both:
             continue
@@ -274,11 +294,11 @@ def trace(
             remarks.append(Remark(type(model).__name__, found[""].reason, found[""].remedy))
             break
         leaves |= {path: leaf for path, leaf in found.items() if path}
-    called = _called(*graphs.values())
+    called = _called(*(traced.gm for traced in graphs.values()))
     one_mode = (modes[""],) if remarks else ()
-    gm = graphs[modes[""] if one_mode else False]
+    gm = graphs[modes[""] if one_mode else False].gm
     if not one_mode:
-        follow_both_modes(gm, graphs[True].graph, model)
+        follow_both_modes(gm, graphs[True].gm.graph, model)
     gm.recompile()
     gm.hold(held)
     gm.rename(out.renamed(gm))
@@ -321,9 +341,10 @@ def _held(model: nn.Module, training: bool) -> Held:
     )
 
 
-def _trace(out: WrittenOut, leaves: dict[str, _Leaf], example_inputs: Sequence[Tensor] | None) -> BinaryGraphModule:
+def _trace(out: WrittenOut, leaves: dict[str, _Leaf], example_inputs: Sequence[Tensor] | None) -> _InMode:
     """The graph of a model in the mode that it is in; `leaves` grows by what cannot be traced."""
     model = out.model
+    own = set(vars(model))
     while True:
         for path in leaves:
             out.restore(path)
@@ -331,11 +352,12 @@ def _trace(out: WrittenOut, leaves: dict[str, _Leaf], example_inputs: Sequence[T
             known = None if example_inputs is None else KnownSizes(model, example_inputs)
             given = None if example_inputs is None else len(example_inputs)
             called = copy_of_modules(model)  # what its modules keep of the call is no part of the graph
-            graph = _Tracer(frozenset(leaves), given, known).trace(called)
+            tracer = _Tracer(frozenset(leaves), given, known)
+            graph = tracer.trace(called)
             _drop_unread_sizes(graph)
             for name in {str(node.target) for node in graph.nodes if node.op == "get_attr"} & vars(called).keys():
                 setattr(model, name, getattr(called, name))  # a tensor that forward made, and torch keeps there
-            return BinaryGraphModule(model, graph, type(model).__name__)
+            return _InMode(BinaryGraphModule(model, graph, type(model).__name__), tracer.gives_input)
         except _Untraceable as failure:
             leaves[failure.path] = _no_plain_module(model, failure.path) or _Leaf(
                 f"torch.fx cannot trace it: {first_line(failure.cause)}", _NO_DECISIONS
@@ -346,6 +368,9 @@ def _trace(out: WrittenOut, leaves: dict[str, _Leaf], example_inputs: Sequence[T
                 "depends on the values or the number of its inputs into a submodule of its own (it is then kept as a "
                 "float leaf), or rewrite it with tensor operations."
             ) from error
+        finally:
+            for name in set(vars(model)) - own:  # tensors that forward makes, under names that count up
+                delattr(model, name)
 
 
 def _drop_unread_sizes(graph: fx.Graph) -> None:
@@ -356,14 +381,14 @@ def _drop_unread_sizes(graph: fx.Graph) -> None:
 
 
 def _obstacles(
-    model: nn.Module, graphs: Mapping[bool, fx.GraphModule], leaves: dict[str, _Leaf]
+    model: nn.Module, graphs: Mapping[bool, _InMode], leaves: dict[str, _Leaf]
 ) -> Iterator[tuple[str, _Leaf]]:
     """What has to become a leaf, by its path; the empty path is the model itself, which cannot.
 
     Raises:
         ConversionError: the model's own forward writes in place what cannot be made functional.
     """
-    for gm in graphs.values():
+    for gm, _ in graphs.values():
         writers = {path for path, leaf in leaves.items() if leaf.writes}
         for node, reason in (*unsafe_writes(gm), *unsafe_calls(gm, writers)):
             path = _owner(node, leaves)
@@ -374,7 +399,8 @@ def _obstacles(
                     "of its own, which is then kept as a float leaf."
                 )
             yield path, _Leaf(f"'{node.name}' in it {reason}", _FUNCTIONAL, writes=True)
-    for path in differing_modules(graphs[True].graph, graphs[False].graph):
+    in_both = graphs[True].gives_input.keys() & graphs[False].gives_input.keys()
+    for path in differing_modules(graphs[True].gm.graph, graphs[False].gm.graph, in_both):
         if path:
             _mark_if_identity(model, path, graphs[False])
             yield path, _Leaf("its forward does something else in training than in evaluation", _BOTH_MODES)
@@ -382,9 +408,9 @@ def _obstacles(
             yield "", _Leaf("converted for one mode only, its forward does something else in the other", _APART)
 
 
-def _mark_if_identity(model: nn.Module, path: str, evaluation: fx.GraphModule) -> None:
-    """Note of a submodule that it does nothing in evaluation."""
-    if not any(path in _stack(node) for node in evaluation.graph.nodes):
+def _mark_if_identity(model: nn.Module, path: str, evaluation: _InMode) -> None:
+    """Note of a submodule that it is called in evaluation, and does nothing there but give its input."""
+    if evaluation.gives_input.get(path) and not any(path in _stack(node) for node in evaluation.gm.graph.nodes):
         setattr(model.get_submodule(path), DROPS_MARK, True)
 
 

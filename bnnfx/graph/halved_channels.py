@@ -59,13 +59,18 @@ def _on(axis: int) -> dict[str, Any]:
     return {} if axis == 1 else {"axis": axis}
 
 
-def readers_of_shifted(gm: fx.GraphModule, value: fx.Node) -> Iterator[tuple[fx.Node, fx.Node]]:
-    """What reads a map, through dropout, pooling and views that keep a shift: each with the value that it reads."""
+def readers_of_shifted(
+    gm: fx.GraphModule, value: fx.Node, flattened: bool = False
+) -> Iterator[tuple[fx.Node, fx.Node, bool]]:
+    """What reads a map, through dropout, pooling and views that keep a shift.
+
+    Each with the value that it reads, and whether that was flattened.
+    """
     for user in value.users:
         if drops(gm, user) or keeps_shift(gm, user):
-            yield from readers_of_shifted(gm, user)
+            yield from readers_of_shifted(gm, user, flattened or is_flatten(user))
         else:
-            yield value, user
+            yield value, user, flattened
 
 
 def groups_of(gm: fx.GraphModule, layer: fx.Node) -> int:

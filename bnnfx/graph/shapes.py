@@ -2,8 +2,9 @@
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -66,6 +67,8 @@ def as_tensors(example_inputs: object, *, scalars: bool = False) -> tuple[torch.
         while len(given) > 1 and given[-1] is None:
             given.pop()
         if all(isinstance(x, torch.Tensor) and (x.ndim or (scalars and place)) for place, x in enumerate(given)):
+            for x in given:
+                _require_plain(x)
             return tuple(given)
         if len(given) > 1 and any(x is None for x in given):
             raise ExampleInputError(
@@ -81,6 +84,21 @@ def as_tensors(example_inputs: object, *, scalars: bool = False) -> tuple[torch.
         "example_inputs is a tuple of tensors whose first axis is the batch, one per argument of forward, such as "
         f"(x,); got {kinds}."
     )
+
+
+def _require_plain(x: torch.Tensor) -> None:
+    """Refuse a tensor whose values do not lie side by side.
+
+    Raises:
+        ExampleInputError: with what makes one of it that can be taken.
+    """
+    if x.is_quantized:
+        raise ExampleInputError(f"A quantized tensor ({x.dtype}) is among the example inputs; give x.dequantize().")
+    if x.is_nested:
+        raise ExampleInputError("A nested tensor is among the example inputs; give tensors of one shape.")
+    if x.layout is not torch.strided:
+        kind = str(x.layout).removeprefix("torch.")
+        raise ExampleInputError(f"A tensor of layout {kind} is among the example inputs; give x.to_dense().")
 
 
 def tensors_if_given(example_inputs: object) -> tuple[torch.Tensor, ...] | None:
@@ -167,6 +185,17 @@ def infer_shapes(
     fakes = FakeTensorMode(allow_non_fake_inputs=True)
     # a compiled module takes long for its first run, passes hooks by, and crashes without values
     eager = torch.compiler.set_stance("force_eager")
-    with torch.no_grad(), eager, nullcontext() if compute else fakes:
+    with torch.no_grad(), eager, _without_log(FakeTensorMode.__module__), nullcontext() if compute else fakes:
         recorder.run(*(x.clone() if compute else fakes.from_tensor(x) for x in example_inputs))
     return recorder.shapes
+
+
+@contextmanager
+def _without_log(name: str) -> Iterator[None]:
+    """Torch logs the traceback of every error among fakes, which here becomes one of ours."""
+    logger = logging.getLogger(name)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 from torch import Tensor
 
+from bnnfx.arguments import as_path, require_flag, require_instance, require_whole
 from bnnfx.errors import ModelFileError, first_line
 from bnnfx.ops.packed_op import OPSET_VERSION
 from bnnfx.private_interfaces import invalid_argument
@@ -17,6 +18,9 @@ from bnnfx.runtime.library import library_path
 
 OPSET_KEY = "bnnfx.opset_version"
 """File metadata: the version of our operator definitions that the file was written for."""
+
+MOST_THREADS = 1024
+"""Where it cannot start its threads, ONNX Runtime ends the process."""
 
 Array = npt.NDArray[Any]
 
@@ -26,9 +30,18 @@ class Session:
 
     Attributes:
         ort: the `onnxruntime.InferenceSession`.
+
+    Raises:
+        ValueError: it is something else, such as the path of a file, which `bnnfx.load` opens.
     """
 
     def __init__(self, ort: onnxruntime.InferenceSession) -> None:
+        require_instance(
+            "What a Session is made of",
+            ort,
+            onnxruntime.InferenceSession,
+            "an onnxruntime.InferenceSession (bnnfx.load makes one)",
+        )
         self.ort = ort
         self._names = [value.name for value in ort.get_inputs()]
 
@@ -80,7 +93,10 @@ def _array(x: Array | Tensor) -> Array:
                 f"A {str(x.layout).removeprefix('torch.')} tensor of {x.dtype} on {x.device} cannot be given to ONNX "
                 f"Runtime: {first_line(error)}"
             ) from error
-    array: Array = np.asarray(x)
+    try:
+        array: Array = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:  # lists of lists that are not as long as each other
+        raise ValueError(f"A {type(x).__name__} cannot be given to ONNX Runtime: {first_line(error)}") from error
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -112,8 +128,11 @@ def load(path: str | Path, *, threads: int = 0, kernels: bool = True) -> Session
         close to a threshold, it may turn a bit, and `bnnfx.verify` counts those.
 
     Raises:
+        ValueError: an argument is something else, or there are more threads than 1024.
         ModelFileError: no such file, no ONNX file, or a file of a newer op-set version.
     """
+    threads = require_whole("threads", threads, least=0, most=MOST_THREADS)
+    require_flag("kernels", kernels)
     return open_session(read_model(path), str(path), threads=threads, kernels=kernels)
 
 
@@ -121,10 +140,15 @@ def read_model(path: str | Path) -> onnx.ModelProto:
     """Read an ONNX file and check that this version of bnnfx understands it.
 
     Raises:
+        ValueError: it is no path.
         ModelFileError: it cannot be read, or it was written for a newer op-set version.
     """
-    path = Path(path)
-    if not path.is_file():
+    path = as_path(path)
+    try:
+        there = path.is_file()
+    except OSError as error:
+        raise ModelFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not there:
         raise ModelFileError(f"There is no file {path}; bnnfx.export_onnx writes one.")
     try:
         model = onnx.load(str(path))

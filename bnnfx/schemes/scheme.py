@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from bnnfx.arguments import require_function, require_mapping, require_text
 from bnnfx.nn import ActivationBinarizer, WeightBinarizer
 from bnnfx.registry import Registry, complete_options
 
@@ -36,6 +37,9 @@ class Scheme:
             `width_factor` and `parity`, how `CoupleWidths` narrows the layers.
         nonlinearity: makes what replaces a ReLU beside a binary layer; None removes the ReLU.
         refuses: the reason why the scheme cannot binarize this layer, or None.
+
+    Raises:
+        ValueError: a field holds something else.
     """
 
     name: str
@@ -47,6 +51,13 @@ class Scheme:
     network_options: Options = field(default_factory=dict)
     nonlinearity: Callable[[], nn.Module] | None = None
     refuses: Callable[[nn.Module], str | None] = _never
+
+    def __post_init__(self) -> None:
+        require_text("Scheme.name", self.name)
+        for name in ("activation", "weight", "refuses"):
+            require_function(f"Scheme.{name}", getattr(self, name))
+        for name in ("options", "network_options"):
+            require_mapping(f"Scheme.{name}", getattr(self, name))
 
     def resolve(self, given: Options) -> dict[str, Any]:
         """The options given over the defaults, those of layers and those of the network.
@@ -73,7 +84,7 @@ def register_scheme(scheme: Scheme) -> Scheme:
     """Make a scheme known under its name.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: it is no scheme, or the name is taken.
     """
     return SCHEMES.register(scheme)
 

@@ -220,7 +220,7 @@ class _Recorder(fx.Interpreter):
 
     def _groups(self, n: fx.Node) -> int:
         """In how many groups the layers read a ternary map; `bnnfx.split` refuses what they read in several ways."""
-        layers = [reader for _, reader in readers_of_shifted(self.gm, n) if layer_kind(module_of(self.gm, reader))]
+        layers = [reader for _, reader, _ in readers_of_shifted(self.gm, n) if layer_kind(module_of(self.gm, reader))]
         return max((groups_of(self.gm, layer) for layer in layers), default=1)
 
     def _compare(self, n: fx.Node, result: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from bnnfx.graph import edit
 from bnnfx.graph.dataflow import module_calls, module_of
-from bnnfx.graph.halved_channels import groups_of, halves_of, is_flatten, mean_of, readers_of_shifted
+from bnnfx.graph.halved_channels import groups_of, halves_of, mean_of, readers_of_shifted
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
@@ -61,10 +61,12 @@ class SplitActivations(Pass[None, Ternary, None]):
         """Every call of an activation that is half the sum of two binary ones, `ActivationBinarizer.split`."""
         found = [Ternary(node) for node in module_calls(self.gm, ActivationBinarizer) if self._half(node) is not None]
         for ternary in found:
-            for value, reader in readers_of_shifted(self.gm, ternary.activation):
-                if layer_kind(module_of(self.gm, reader)) is not None:
+            for value, reader, flattened in readers_of_shifted(self.gm, ternary.activation):
+                kind = layer_kind(module_of(self.gm, reader))
+                if kind is not None:
                     ternary.layers.append(reader)
-                    ternary.axes.add(self._axis(ternary, value, reader))
+                    first = flattened or kind.channel_axis == 1 or self._values[value].axes == 2
+                    ternary.axes.add(1 if first else -1)
                 else:
                     ternary.others.append((value, reader))
         reading, doubled = {layer for ternary in found for layer in ternary.layers}, set[str]()
@@ -125,15 +127,6 @@ class SplitActivations(Pass[None, Ternary, None]):
     def finish(self) -> None:
         """A network of which a part stays ternary is of no use: refuse all of it, with every reason."""
         self.stop_if_refused("split cannot make two binary activations of each ternary one")
-
-    def _axis(self, ternary: Ternary, value: fx.Node, layer: fx.Node) -> int:
-        """Which axis of the activation a layer that reads it as this value takes for the channels."""
-        kind = layer_kind(module_of(self.gm, layer))
-        assert kind is not None
-        first = kind.channel_axis == 1 or self._values[value].axes == 2
-        while value is not ternary.activation:
-            first, value = first or is_flatten(value), value.all_input_nodes[0]
-        return 1 if first else -1
 
     def _half(self, activation: fx.Node) -> nn.Module | None:
         module = module_of(self.gm, activation)

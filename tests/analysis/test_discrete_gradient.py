@@ -119,7 +119,7 @@ def test_epsilon_below_the_rounding():
 
 @pytest.mark.parametrize("epsilon", [0.0, -1.0, math.nan, math.inf])
 def test_epsilon_is_positive(epsilon):
-    with pytest.raises(ValueError, match="epsilon > 0"):
+    with pytest.raises(ValueError, match="epsilon is a positive number"):
         discrete_gradient(torch.sum, torch.zeros(2), epsilon)
 
 

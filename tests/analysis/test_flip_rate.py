@@ -69,7 +69,7 @@ def test_every():
     flips.update()
     assert [(r.update, r.layers[""].step) for r in flips.history.records] == [(2, 3 / 16), (4, 1 / 16)]
     assert flips.per_layer()[""].step == 4 / 32
-    with pytest.raises(ValueError, match="every is at least 1; got 0"):
+    with pytest.raises(ValueError, match="every is a whole number of 1 or more; got 0"):
         FlipRate(module, every=0)
 
 

@@ -132,7 +132,7 @@ def test_nothing_of_the_model_changes():
     result = gradient_mismatch(model, F.mse_loss, [batch(), batch(1)], epsilon=0.1)
     same(before, state(model))
     assert result["3.weight", 0.1].coarse.any()  # also of a weight that training holds fixed
-    with pytest.raises(RuntimeError):
+    with pytest.raises(AnalysisError, match="The model cannot be called with a batch"):
         gradient_mismatch(model, F.mse_loss, [batch(), (torch.zeros(3, 4).double(), batch()[1])], epsilon=0.1)
     same(before, state(model))
 
@@ -324,8 +324,8 @@ class TestRefusals:
             ({"epsilon": 0.0}, "positive number"),
             ({"epsilon": ()}, "positive number"),
             ({"epsilon": (0.1, math.nan)}, "positive number"),
-            ({"coordinates": 0}, "coordinates is at least 1"),
-            ({"chunk_size": 0}, "chunk_size is at least 1"),
+            ({"coordinates": 0}, "coordinates is a whole number of 1 or more"),
+            ({"chunk_size": 0}, "chunk_size is a whole number of 1 or more"),
             ({"batches": []}, "at least one batch"),
             ({"batches": [torch.zeros(2, 5)]}, r"tuple \(inputs, \*targets\); got a Tensor"),
         ],

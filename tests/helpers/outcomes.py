@@ -3,12 +3,13 @@
 import copy
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, fx, nn
 
@@ -133,6 +134,17 @@ def check_canonical(
             raise Wrong(f"the canonical graph has other values in {'train' if training else 'eval'}()")
 
 
+def halves(x: Tensor) -> tuple[Tensor, ...]:
+    return x.tensor_split(2)
+
+
+def check_halves(canonical: fx.GraphModule, model: nn.Module, x: Tensor) -> None:
+    """The canonical graph gives for each half of a batch what the model gives for it: no batch size is baked in."""
+    for half in halves(x):
+        if not equal(run(copy.deepcopy(canonical), half, False), run(copy.deepcopy(model), half, False)):
+            raise Wrong("the canonical graph has other values for a half of the batch that it was converted with")
+
+
 def check_lowered(gm: fx.GraphModule, x: Tensor, *, compare: bool = True, file: Path | None = None) -> None:
     """The graph lowers and exports, the latter where a file is named; the results agree where `compare` asks for it."""
     gm = lowerable(gm)
@@ -141,8 +153,33 @@ def check_lowered(gm: fx.GraphModule, x: Tensor, *, compare: bool = True, file: 
         raise Wrong(f"packed graph: {verification}")
     if file is not None:
         bnnfx.export_onnx(packed, file)
-        if compare and not (verification := bnnfx.verify(packed, file, (x,))):
+        if compare:
+            check_file(packed, file, x)
+
+
+def check_file(packed: fx.GraphModule, file: Path, x: Tensor) -> None:
+    """The file computes what the packed graph does, for the batch and for a half of it, and draws no random numbers."""
+    for images in (x, halves(x)[0]):
+        if not (verification := bnnfx.verify(packed, file, (images,))):
             raise Wrong(f"file: {verification}")
+    if drawing := random_operators(onnx.load(file)):
+        raise Wrong(f"the file draws random numbers: {', '.join(drawing)}")
+
+
+def random_operators(model: onnx.ModelProto) -> list[str]:
+    """The operators of a file, of its functions too, that have a seed by ONNX's own schemas."""
+    seeded = {schema.name for schema in onnx.defs.get_all_schemas() if "seed" in schema.attributes}
+    assert {"Bernoulli", "Dropout", "RandomNormalLike", "RandomUniformLike"} <= seeded
+
+    def inside(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+        for node in nodes:
+            if node.domain in ("", "ai.onnx") and node.op_type in seeded:
+                yield f"{node.op_type} '{node.name}'"
+            for attribute in node.attribute:
+                for graph in (attribute.g, *attribute.graphs):
+                    yield from inside(graph.node)
+
+    return [*inside(model.graph.node), *(name for function in model.functions for name in inside(function.node))]
 
 
 def varies(y: Tensor) -> bool:

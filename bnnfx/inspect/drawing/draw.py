@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from bnnfx.arguments import as_path
 from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.inspect.drawing.extra import require_extra
 from bnnfx.inspect.drawing.file_view import file_view
@@ -44,7 +45,7 @@ def draw(gm: nn.Module | str | Path, path: str | Path, *, example_inputs: tuple[
     ...     draw(model, Path(folder) / "model.svg", example_inputs=(torch.zeros(1, 3, 9, 9),)).name
     'model.svg'
     """
-    path = Path(path)
+    path = as_path(path)
     encode = _ENCODERS.get(path.suffix.lower())
     if encode is None:
         raise ValueError(f"A picture is written as {' or '.join(_ENCODERS)}; got {path.name!r}.")

@@ -1,7 +1,6 @@
 """`bnnfx.report`: what is known about a model on its way, as one page."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from torch import fx, nn
 
 from bnnfx.analysis import FlipHistory
+from bnnfx.arguments import read_json, require_instance
 from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.frontend.trace import trace
 from bnnfx.graph.record import record_of
@@ -63,11 +63,15 @@ def report(
     'report.html'
     """
     path = require_folder(path)
-    if isinstance(models, nn.Module | str | Path) or not all(isinstance(m, nn.Module | str | Path) for m in models):
+    several = isinstance(models, Iterable) and not isinstance(models, nn.Module | str | Path | Mapping)
+    models = list(models) if several else []
+    if not several or not all(isinstance(m, nn.Module | str | Path) for m in models):
         raise TypeError("report takes a list of modules, graphs and ONNX files, such as [model, bnn, packed].")
     if not models:
         raise ValueError("report needs at least one module, graph or file.")
     history = FlipHistory.load(flips) if isinstance(flips, str | Path) else flips
+    if history is not None:
+        require_instance("flips", history, FlipHistory, "a FlipHistory (FlipRate.history), or the path of one")
     timings = _read_bench(bench)
     inputs = _remembered(models) if example_inputs is None else example_inputs
     shown = [_model(model, inputs, f"graph{index}-") for index, model in enumerate(models)]
@@ -99,10 +103,8 @@ def _read_bench(bench: Mapping[str, Any] | str | Path | None) -> Mapping[str, An
     named = "That is"
     if isinstance(bench, str | Path):
         named = f"{bench} is"
-        try:
-            bench = json.loads(Path(bench).read_text())
-        except ValueError:
-            bench = {}
-    if not (isinstance(bench, Mapping) and {"machine", "models", "notes"} <= bench.keys()):
+        bench = read_json(bench)
+    kinds = {"machine": Mapping, "models": list, "notes": list}  # as JSON has them
+    if not (isinstance(bench, Mapping) and all(isinstance(bench.get(key), kind) for key, kind in kinds.items())):
         raise ValueError(f"{named} no result of a benchmark; `bnnfx bench MODEL --json FILE` writes one.")
     return bench
