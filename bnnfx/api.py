@@ -92,7 +92,6 @@ def convert(
     require_looking(model, changing, valued is not None)
     looking = frozenset(hooked(model)) - changing
     checked = valued if check else None
-    layers = weight_layers(model)
     while True:
         try:
             gm, leaves, modes = trace(model, whole, inputs, changing)
@@ -101,6 +100,7 @@ def convert(
             raise
         ranges: dict[fx.Node, tuple[float, float]] = {}
         shapes = {} if inputs is None else infer_shapes(gm, inputs, ranges=ranges)
+        layers = weight_layers(model, gm)
         trace_report = PassReport("Trace", refused=leaves, role=Role.DECIDES)
         record = Record(Stage.TRACED, chosen.name, options, [trace_report], layers=layers)
         context = ConvertContext(chosen, config, options, shapes, ranges, leaves, layers, looking=looking)

@@ -14,6 +14,7 @@ from typing import Any
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.passes.convert.add_shortcut_per_convolution import AddShortcutPerConvolution
 from bnnfx.passes.convert.binarize_layers import BinarizeLayers
+from bnnfx.passes.convert.call_layers_by_module import CallLayersByModule
 from bnnfx.passes.convert.canonicalize_calls import CanonicalizeCalls
 from bnnfx.passes.convert.couple_widths import CoupleWidths
 from bnnfx.passes.convert.functionalize_inplace import FunctionalizeInplace
@@ -48,6 +49,7 @@ _GROUP = "bnnfx.passes"
 CONVERT: tuple[AnyPass, ...] = (
     # TRACED -> CANONICAL
     FunctionalizeInplace,
+    CallLayersByModule,
     CanonicalizeCalls,
     # CANONICAL: decide once, then give the network the structure that the scheme needs
     SelectLayers,

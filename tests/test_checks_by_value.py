@@ -18,7 +18,7 @@ import onnx_ir as ir
 import pytest
 import torch
 from helpers.ternary import networks, trainable
-from helpers.tokens import Mixed
+from helpers.tokens import ByHand, Mixed
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -32,6 +32,7 @@ from bnnfx.nn import HeavisideActivation
 from bnnfx.nn.comparison import compare
 from bnnfx.nn.frozen_norm import frozen_batch_norm
 from bnnfx.nn.halves import shift_halves
+from bnnfx.passes.convert.call_layers_by_module import CallLayersByModule
 from bnnfx.passes.convert.canonicalize_calls import CanonicalizeCalls
 from bnnfx.passes.convert.functionalize_inplace import FunctionalizeInplace
 from bnnfx.passes.lower.compare_for_float_layers import CompareForFloatLayers
@@ -99,6 +100,12 @@ def settled(gm: fx.GraphModule) -> fx.GraphModule:
     with torch.no_grad():
         gm.train()(x())
     return gm.eval()
+
+
+def by_hand() -> nn.Module:
+    """A linear layer that calls torch's function."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), ByHand(576, 8), nn.Linear(8, 8), nn.Linear(8, 4))
 
 
 def tokens() -> fx.GraphModule:
@@ -341,6 +348,10 @@ TABLE: dict[str, Faults | str] = {
             "a twin with another slope": keyword(lambda n: calls(n, F.leaky_relu), "negative_slope", 0.25),
             "a write is lost": skip(lambda n: n.target in (torch.add, "add")),
         },
+    ),
+    CallLayersByModule.__name__: Faults(
+        by_hand,
+        {"another weight": lambda gm: [gm.get_submodule("1").weight.data.mul_(1.5)]},  # type: ignore[union-attr, operator]
     ),
     CanonicalizeCalls.__name__: Faults(
         inplace,

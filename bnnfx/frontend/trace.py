@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from bnnfx.errors import ConversionError, first_line
 from bnnfx.frontend.hooks import REMEDY
 from bnnfx.frontend.modes import differing_modules, follow_both_modes
+from bnnfx.frontend.written_out import WrittenOut, layers_of
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_calls
 from bnnfx.graph.given_models import copy_of, copy_of_modules, obstacle, require_module
 from bnnfx.graph.graph_module import BinaryGraphModule, Held
@@ -18,10 +19,11 @@ from bnnfx.graph.known_sizes import KnownSizes
 from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
 from bnnfx.nn import ActivationBinarizer, BinaryLayer, LastAxisBatchNorm
+from bnnfx.nn.batch_second import BatchSecond
 from bnnfx.nn.mode import CallByMode
 from bnnfx.private_interfaces import BatchNorm, accept_any_axes, assertion
 
-_OURS = (ActivationBinarizer, BinaryLayer, CallByMode, LastAxisBatchNorm)
+_OURS = (ActivationBinarizer, BinaryLayer, CallByMode, LastAxisBatchNorm, BatchSecond)
 
 
 class _Untraceable(Exception):
@@ -257,7 +259,8 @@ def trace(
     require_module(model)
     modes = {name: module.training for name, module in model.named_modules(remove_duplicate=False)}
     asked = {name: parameter.requires_grad for name, parameter in model.named_parameters(remove_duplicate=False)}
-    model = copy_of(model)
+    out = WrittenOut(copy_of(model), {*(whole or {}), *changing})
+    model = out.model
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     traced_into = [path for path in changing if path and not isinstance(model.get_submodule(path), WEIGHT_LAYERS)]
     leaves = {path: _Leaf(_CHANGED, REMEDY) for path in traced_into}
@@ -267,15 +270,20 @@ def trace(
     _allow_tracing_batch_norms(model)
     while True:
         model.eval()
-        evaluation = _trace(model, leaves, example_inputs)
+        evaluation = _trace(out, leaves, example_inputs)
         both = set(leaves)
         model.train()
-        graphs = {False: evaluation, True: _trace(model, leaves, example_inputs)}
+        graphs = {False: evaluation, True: _trace(out, leaves, example_inputs)}
         for path in leaves.keys() - both:
             _mark_if_identity(model, path, evaluation)
         with torch.no_grad():  # a subclass of a batch norm counts its batches while it is traced
             for name, buffer in model.named_buffers():
                 buffer.copy_(buffers[name])
+        twice = {
+            path: _Leaf(_BOTH_WAYS, _ONE_WAY)
+            for path in out.called_both_ways(_called(*(traced.gm for traced in graphs.values())))
+        }
+        leaves |= twice
         if leaves.keys() != both:
             continue
         found = dict(_obstacles(model, graphs, leaves))
@@ -286,13 +294,14 @@ def trace(
             remarks.append(Remark(type(model).__name__, found[""].reason, found[""].remedy))
             break
         leaves |= {path: leaf for path, leaf in found.items() if path}
-    called = {str(node.target) for traced in graphs.values() for node in module_calls(traced.gm, nn.Module)}
+    called = _called(*(traced.gm for traced in graphs.values()))
     one_mode = (modes[""],) if remarks else ()
     gm = graphs[modes[""] if one_mode else False].gm
     if not one_mode:
         follow_both_modes(gm, graphs[True].gm.graph, model)
     gm.recompile()
     gm.hold(held)
+    gm.rename(out.renamed(gm))
     for name, module in gm.named_modules():
         module.training = modes.get(name, modes[""])
     for name, parameter in gm.named_parameters():
@@ -302,12 +311,18 @@ def trace(
         leaf = _no_plain_module(model, path)
         if leaf is not None:
             leaves[path] = leaf
+    leaves |= {path: _Leaf(reason, _WRITE_OUT) for path, reason in out.kept.items() if path not in leaves}
     remarks += [
         Remark(path, f"kept as a float leaf, {leaf.reason}", leaf.remedy)
         for path, leaf in leaves.items()
         if not getattr(model.get_submodule(path), DROPS_MARK, False) and (path in called or leaf.reason != _CHANGED)
     ]
     return Traced(gm, remarks, modes=one_mode or (False, True))
+
+
+def _called(*graphs: fx.GraphModule) -> set[str]:
+    """The modules that graphs call as a whole."""
+    return {str(node.target) for graph in graphs for node in module_calls(graph, nn.Module)}
 
 
 def _no_plain_module(model: nn.Module, path: str) -> _Leaf | None:
@@ -326,10 +341,13 @@ def _held(model: nn.Module, training: bool) -> Held:
     )
 
 
-def _trace(model: nn.Module, leaves: dict[str, _Leaf], example_inputs: Sequence[Tensor] | None) -> _InMode:
+def _trace(out: WrittenOut, leaves: dict[str, _Leaf], example_inputs: Sequence[Tensor] | None) -> _InMode:
     """The graph of a model in the mode that it is in; `leaves` grows by what cannot be traced."""
+    model = out.model
     own = set(vars(model))
     while True:
+        for path in leaves:
+            out.restore(path)
         try:
             known = None if example_inputs is None else KnownSizes(model, example_inputs)
             given = None if example_inputs is None else len(example_inputs)
@@ -430,16 +448,27 @@ _TRACED_WRONG = (
     "tensors; or move only that part into a submodule of its own"
 )
 _FUNCTIONAL = "write it without the in-place call, such as y = y * 2 for y.mul_(2)"
+_BOTH_WAYS = "it is called with one tensor for query, key and value, and with several"
+_ONE_WAY = "give each way of calling it a module of its own"
+_WRITE_OUT = "write what it computes as a module of your own, whose linear layers forward calls"
 _BOTH_MODES = "move only the part that depends on self.training into a submodule of its own"
 _APART = (
     "move the part that depends on self.training into a submodule of its own, which then follows train() and eval()"
 )
 
 
-def weight_layers(model: nn.Module) -> dict[str, str]:
+def weight_layers(model: nn.Module, gm: fx.GraphModule | None = None) -> dict[str, str]:
     """Every layer with a weight that a model has, whether its forward calls it or not: names and types.
+
+    Args:
+        model: the user's model.
+        gm: what was traced of it, which has layers in the place of a module that was written out.
 
     >>> weight_layers(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Sequential(nn.LSTM(8, 8))))
     {'0': 'Conv2d', '2.0': 'LSTM'}
     """
-    return {name: type(module).__name__ for name, module in model.named_modules() if isinstance(module, WEIGHT_LAYERS)}
+    found: dict[str, str] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, WEIGHT_LAYERS):
+            found |= dict(layers_of(name, module, gm)) or {name: type(module).__name__}
+    return found

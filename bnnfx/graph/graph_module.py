@@ -21,7 +21,7 @@ class Held(NamedTuple):
     frozen: frozenset[str]
 
 
-_HELD, _ATTRIBUTES = "held", "attributes"
+_HELD, _ATTRIBUTES, _RENAMED = "held", "attributes", "renamed"
 
 
 class BinaryGraphModule(fx.GraphModule):
@@ -48,6 +48,18 @@ class BinaryGraphModule(fx.GraphModule):
         for name, value in free.items():
             setattr(self, name, value)
         self.kept[_ATTRIBUTES] = tuple(free)
+
+    def rename(self, renamed: Mapping[str, tuple[str, ...]]) -> None:
+        """Load a parameter of the user's model that has another name here, or is several, as that or those."""
+        self.kept[_RENAMED] = dict(renamed)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As of any module; names of the user's model are known, too."""
+        state = dict(state_dict)
+        for name, new in self.kept.get(_RENAMED, {}).items():
+            if name in state:
+                state |= dict(zip(new, state.pop(name).chunk(len(new)), strict=True))
+        return super().load_state_dict(state, strict, assign)
 
     def train(self, mode: bool = True) -> "BinaryGraphModule":
         """As in any module, but for what the `train()` of the model that this was made of holds or freezes."""

@@ -33,6 +33,7 @@ def mean_of_halves(x: Tensor, axis: int = 1) -> Tensor:
     >>> mean_of_halves(torch.tensor([[0.0, 1.0, 1.0, 1.0]]))
     tensor([[0.5000, 1.0000]])
     """
+    axis %= x.ndim
     return torch.unflatten(x, axis, (2, -1)).mean(axis)
 
 

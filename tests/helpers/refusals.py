@@ -183,6 +183,17 @@ class TwoPaths(Chain):
         return y.neg() if self.training else y
 
 
+class ToItself(nn.Module):
+    """A layer of a decoder, which attends to its own input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.decoder = nn.TransformerDecoderLayer(8, 2, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(x, x)
+
+
 class Feedforward(nn.Module):
     """The two layers of a transformer's feed-forward part."""
 
@@ -316,13 +327,19 @@ CASES: dict[str, Case] = {
         "inner.0.conv", "torch.fx cannot trace it", UntraceableSubmodule, {"model": traceable}, config=Config()
     ),
     "inside a module of torch": Case(
-        "1.linear1",
-        "a TransformerEncoderLayer, which is called as a whole",
-        lambda: nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 8)),
-        {"model": lambda: nn.Sequential(nn.Linear(8, 8), Feedforward(), nn.Linear(8, 8))},
+        "1.decoder.linear1",
+        "a TransformerDecoderLayer, which is called as a whole",
+        lambda: nn.Sequential(nn.Linear(8, 8), ToItself(), nn.Linear(8, 8)),
+        {"model": lambda: nn.Sequential(nn.Linear(8, 8), Feedforward(), nn.Linear(8, 8)), "layer": "1.linear1"},
     ),
     "never called": Case(
         "aux", "forward does not call it", lambda: TrainingOnly(False), {"model": lambda: TrainingOnly(True)}
+    ),
+    "weight of a module that has more": Case(
+        "",
+        "which has more than this weight and bias",
+        lambda: Functional(lambda m, x: F.linear(x, m.linear.weight) + m.linear.bias),
+        {"model": lambda: Functional(lambda m, x: F.linear(x, m.linear.weight, m.linear.bias))},
     ),
     "function": Case(
         "conv2d",

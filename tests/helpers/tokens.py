@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from helpers.models import Model
 
@@ -89,3 +90,15 @@ class PermutedBlocks(Model):
 
     def inputs(self, batch: int = 2) -> tuple[Tensor, ...]:
         return (torch.randn(batch, 3, 9, 8),)
+
+
+class ByHand(nn.Module):
+    """A linear layer that calls torch's function with its own parameters."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs))
+        self.bias = nn.Parameter(torch.randn(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)

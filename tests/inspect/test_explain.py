@@ -157,13 +157,14 @@ def test_layer_of_a_type_that_is_not_supported(kind: str) -> None:
 
 
 class Attention(Model):
-    """Self-attention, whose output layer is a Linear in a leaf."""
+    """Self-attention, which is written out unless it has options that are not."""
 
     shapes = ((2, 5, 8),)
 
-    def __init__(self) -> None:
+    def __init__(self, **options: bool) -> None:
         super().__init__()
-        self.embed, self.attention, self.last = nn.Linear(8, 8), nn.MultiheadAttention(8, 2), nn.Linear(8, 8)
+        self.embed, self.last = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.attention = nn.MultiheadAttention(8, 2, **options)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x)
@@ -171,10 +172,17 @@ class Attention(Model):
 
 
 def test_attention_and_the_layer_inside_it() -> None:
-    explanation = bnnfx.explain(bnnfx.convert(Attention(), "bireal", config=ALL))
-    assert [layer.name for layer in explanation.layers] == ["embed", "attention", "attention.out_proj", "last"]
-    assert explanation["attention"].findings[0].reason.startswith("MultiheadAttention is not supported")
-    assert "inside 'attention', a MultiheadAttention" in explanation["attention.out_proj"].findings[0].reason
+    model = Attention()
+    explanation = bnnfx.explain(bnnfx.convert(model, "bireal", example_inputs=model.inputs(), config=ALL))
+    binarized = {layer.name for layer in explanation.layers if layer.binarized}
+    assert binarized == {"embed", "attention.in_proj", "attention.out_proj", "last"}
+    with pytest.warns(UserWarning, match="'attention' is kept as a float leaf, it adds keys and values of its own"):
+        explanation = bnnfx.explain(bnnfx.convert(Attention(add_zero_attn=True), "bireal", config=ALL))
+    assert {layer.name for layer in explanation.layers} == {"embed", "attention", "attention.out_proj", "last"}
+    assert [finding.reason.split(",")[0] for finding in explanation["attention"].findings] == [
+        *("kept as a float leaf", "MultiheadAttention is not supported; Conv2d and Linear are")
+    ]
+    assert "inside 'attention', which is kept" in explanation["attention.out_proj"].findings[0].reason
 
 
 FUNCTIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {

@@ -54,3 +54,10 @@ def test_type_is_kept(dtype):
 def test_comparison():
     x = torch.tensor([[-1.0, 0.5, float("nan"), 0.25, -0.0]])
     assert compare(x, torch.tensor([[0.5, 0.5, 0.0, 0.5, 0.0]]), -1.0, 1.0).tolist() == [[-1, 1, -1, -1, 1]]
+
+
+def test_halves_of_the_last_axis():
+    x = torch.randn(2, 3, 5, 8)
+    moved = x.movedim(-1, 1)
+    assert torch.equal(shift_halves(x, 0.25, axis=-1), shift_halves(moved, 0.25).movedim(1, -1))
+    assert torch.equal(mean_of_halves(x, axis=-1), mean_of_halves(moved).movedim(1, -1))

@@ -50,6 +50,9 @@ def operator_of_module(module: nn.Module | None) -> Operator:
         return BINARIZER
     if getattr(module, DROPS_MARK, False) or (isinstance(module, CallByMode) and _drops_by_mode(module)):
         return DROPS_IN_TRAINING
+    if isinstance(module, CallByMode):
+        row = operator_of_target(module.function)
+        return row if row.kind is Kind.OPAQUE and not row.parameters else OPAQUE  # its arguments are not the module's
     return operator_of_type(module.float_type if isinstance(module, BinaryLayer) else type(module))
 
 

@@ -33,6 +33,7 @@ from bnnfx.graph.operators.facts import (
     flattened_axes,
     same_axes,
 )
+from bnnfx.nn.batch_second import BatchSecond
 from bnnfx.nn.last_axis_norm import LastAxisBatchNorm
 
 
@@ -299,7 +300,7 @@ ROWS: tuple[Operator, ...] = (
     _elementwise(
         "identity",
         signs.keeps,
-        modules=(nn.Identity,),
+        modules=(nn.Identity, BatchSecond),
         functions=(torch.detach,),
         methods=("contiguous", "detach", "float"),
         monotone=_up,
@@ -463,6 +464,7 @@ ROWS: tuple[Operator, ...] = (
         functions=(F.scaled_dot_product_attention,),
         operands=("query", "key", "value"),
         sign=signs.of_values,
+        result_axes=same_axes,
     ),
     # several tensors behind one another, one value of many
     _concat("cat", torch.cat, torch.concat, torch.concatenate, canonical=spellings.cat, result_axes=same_axes),
