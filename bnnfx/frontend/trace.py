@@ -95,7 +95,7 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         if self._known is not None:
-            self._known.note(node)
+            self._known.run(node)
         return node
 
     def to_bool(self, obj: fx.Proxy) -> bool:

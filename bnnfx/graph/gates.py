@@ -9,8 +9,10 @@ from bnnfx.graph.operators import Kind, Sign, operator_of
 from bnnfx.graph.value_flow import PASSAGES, Value
 
 
-def gate_of(gm: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Value]) -> fx.Node | None:
-    """The factor of a product that is never negative, where the other one is, or would be without ReLUs.
+def gate_of(
+    gm: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Value], shapes: Mapping[fx.Node, torch.Size]
+) -> fx.Node | None:
+    """The factor of a product that is never negative; of two of them the smaller one, or that without ReLUs.
 
     None if there is none. What is a function of one value, as `x * sigmoid(x)`, is an activation function.
     """
@@ -21,11 +23,16 @@ def gate_of(gm: fx.GraphModule, node: fx.Node, values: Mapping[fx.Node, Value]) 
         return None
     positive = [source for source in sources if values[source].signs.sign is Sign.NEVER_NEGATIVE]
     if len(positive) == 2:
-        positive = [source for source in sources if values[source].without_relus.sign is Sign.NEVER_NEGATIVE]
+        sizes = [shapes[source].numel() if source in shapes else 0 for source in sources]
+        smaller = [source for source, size in zip(sources, sizes, strict=True) if size < max(sizes)]
+        bare = [source for source in sources if values[source].without_relus.sign is Sign.NEVER_NEGATIVE]
+        positive = smaller if len(smaller) == 1 and all(sizes) else bare
     return positive[0] if len(positive) == 1 else None
 
 
-def hidden_gates(gm: fx.GraphModule, values: Mapping[fx.Node, Value]) -> dict[fx.Node, fx.Node]:
+def hidden_gates(
+    gm: fx.GraphModule, values: Mapping[fx.Node, Value], shapes: Mapping[fx.Node, torch.Size]
+) -> dict[fx.Node, fx.Node]:
     """The values of which a sign does not show a gate, as `sign(x * gate)` is `sign(x)`; each with the product.
 
     Pooling, activation functions, views and factors behind the product do not change that; sums and norms do.
@@ -33,7 +40,7 @@ def hidden_gates(gm: fx.GraphModule, values: Mapping[fx.Node, Value]) -> dict[fx
     found: dict[fx.Node, fx.Node] = {}
     for node in gm.graph.nodes:
         row = operator_of(gm, node)
-        if gate_of(gm, node, values) is not None or (row.scales and row.kind is Kind.OPAQUE):
+        if gate_of(gm, node, values, shapes) is not None or (row.scales and row.kind is Kind.OPAQUE):
             found[node] = node
         elif row.kind in PASSAGES or row.kind is Kind.CONCAT or row.scales:
             carried = [found[source] for source in node.all_input_nodes if source in found]
@@ -48,7 +55,7 @@ def made_for_gates(
     """The values of which nothing is made but gates that are broadcast, so that they are few; where shapes tell."""
     gates = {}
     for node in gm.graph.nodes:
-        gate = gate_of(gm, node, values)
+        gate = gate_of(gm, node, values, shapes)
         if gate is not None and (not {gate, node} <= shapes.keys() or shapes[gate].numel() < shapes[node].numel()):
             gates[gate] = node
     found: set[fx.Node] = set()

@@ -80,8 +80,8 @@ class BinaryLayer(nn.Module):
         return axes == cls.axes
 
     @classmethod
-    def norm(cls, axes: int) -> type[nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d]:
-        """The batch norm of its inputs and outputs, where these have so many axes: torch's own takes axis 1."""
+    def norm(cls, axes: int | None) -> type[nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d]:
+        """The batch norm of its inputs and outputs, where these have so many axes; None is not known."""
         return cls.batch_norm if cls.channel_axis == 1 or axes == 2 else LastAxisBatchNorm
 
     @classmethod

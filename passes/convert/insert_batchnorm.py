@@ -47,7 +47,7 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
         weight = module_of(self.gm, match).weight  # type: ignore[union-attr]
         assert isinstance(weight, Tensor)
         kind = self._kind(match)
-        norm = kind.norm(self._values[match].axes or kind.axes)(len(weight), device=weight.device, dtype=weight.dtype)
+        norm = kind.norm(self._values[match].axes)(len(weight), device=weight.device, dtype=weight.dtype)
         edit.call_module_after(self.gm, match, edit.add_module(self.gm, str(match.target), "bn", norm))
 
     def _kind(self, node: fx.Node) -> type[BinaryLayer]:

@@ -28,7 +28,7 @@ class NormalizeGated(Pass[ConvertContext, fx.Node, None]):
     def __init__(self, gm: fx.GraphModule, context: ConvertContext) -> None:
         super().__init__(gm, context)
         self._values = follow_values(gm, context.shapes)
-        self._hidden = hidden_gates(gm, self._values)
+        self._hidden = hidden_gates(gm, self._values, context.shapes)
 
     def match(self) -> Iterator[fx.Node]:
         """Calls of binary layers that read what has a gate, with no norm or sum in between."""
@@ -52,7 +52,7 @@ class NormalizeGated(Pass[ConvertContext, fx.Node, None]):
         assert kind is not None and layer is not None
         weight = layer.weight
         assert isinstance(weight, Tensor)
-        norm = kind.norm(self._values[source].axes or kind.axes)
+        norm = kind.norm(self._values[source].axes)
         module = norm(getattr(layer, kind.width_names[0]), device=weight.device, dtype=weight.dtype)
         with self.gm.graph.inserting_before(match):
             new = self.gm.graph.call_module(edit.add_module(self.gm, str(match.target), "gated_bn", module), (source,))

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from bnnfx.errors import ConversionError
 from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, depends_on_input, is_add, is_kind, module_calls, module_of
-from bnnfx.graph.gates import made_for_gates
+from bnnfx.graph.gates import hidden_gates, made_for_gates
 from bnnfx.graph.given_models import computed_weight
 from bnnfx.graph.operators import Kind, Sign, operator_of
 from bnnfx.graph.pass_runner import Pass
@@ -38,6 +38,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         self._boundary = _Boundary(gm)
         self._values = follow_values(gm, context.shapes)
         self._made_for_gates = made_for_gates(gm, self._values, context.shapes)
+        self._hidden_gates = hidden_gates(gm, self._values, context.shapes)
 
     def match(self) -> Iterator[fx.Node]:
         """The first call of every layer with a weight, and calls of their functional forms."""
@@ -165,6 +166,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
 
     def _constant_sign(self, match: fx.Node) -> Refusal | None:
         source = match.all_input_nodes[0]
+        if source in self._hidden_gates and "gates" in self.context.config.adapt:
+            return None  # a batch norm is put in front of it
         value = self._values[source]
         sign, culprit = value.without_relus.sign, value.without_relus.culprit
         least, most = self.context.ranges.get(source, (math.nan, math.nan))

@@ -63,7 +63,8 @@ class SkipActivations(Pass[ConvertContext, Skipped, None]):
     def rewrite(self, match: Skipped, plan: None) -> None:
         """Read what the function reads."""
         match.reader.replace_input_with(match.activation, match.activation.all_input_nodes[0])
-        band = f"; of negative values, as {match.zeros[0]:.2g}, it gives 0, and a sign of that is +1" if match.zeros else ""
+        least = min(match.zeros, default=0.0)
+        band = f"; of {least:.2g}, say, it gives 0, and a sign of that is +1" if least else ""
         self.note(
             str(match.layer.target),
             f"'{match.activation.name}' in front of it is left out: a sign of it is the sign of its input{band}",

@@ -30,6 +30,7 @@ from helpers.models import (
 )
 
 ALL = Config(keep_float=())
+AS_IT_IS = Config(keep_float=(), adapt=())
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,9 @@ class Wired(nn.Module):
 
 def wired(wiring: Callable[[Any, Tensor], Tensor]) -> Callable[[], nn.Module]:
     return lambda: Wired(wiring)
+
+
+gated = wired(lambda m, x: m.b(torch.sigmoid(m.position) * m.a(x)))
 
 
 def chain(*between: nn.Module) -> Callable[[], nn.Module]:
@@ -456,6 +460,19 @@ CASES: dict[str, Case] = {
     "rbnn": Case(
         "layer", "a single weight", lambda: One(nn.Conv2d(8, 8, 1, groups=8)), {"scheme": "remedy"}, scheme="rbnn"
     ),
+    # what is adapted to signs
+    "activation that is left out": Case(
+        "3", "in front of it is left out", chain(nn.BatchNorm2d(4), nn.GELU()), {"config": AS_IT_IS}
+    ),
+    "activation that stays": Case(
+        "3",
+        "in front of it stays, though",
+        chain(nn.BatchNorm2d(4), nn.GELU()),
+        {"config": ALL},
+        config=AS_IT_IS,
+    ),
+    "norm behind a gate": Case("b.0", "without which a sign would not show the gate", gated, {"config": AS_IT_IS}),
+    "gate in front of a sign": Case("b.0", "does not show the gate in 'mul'", gated, {"config": ALL}, config=AS_IT_IS),
     # structure
     "block that is partly float": Case(
         "block.conv2",
@@ -515,6 +532,7 @@ CASES: dict[str, Case] = {
         "between pool and sign may rise and fall",
         chain(nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.GELU()),
         {"model": chain(nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.Hardtanh())},
+        config=AS_IT_IS,
         lower=True,
     ),
     "pool of padding": Case(
@@ -592,6 +610,7 @@ CASES: dict[str, Case] = {
         "'gelu' behind it is no step of an epilogue",
         wired(lambda m, x: m.b(m.gelu(m.a(x) + x))),
         {"model": wired(lambda m, x: m.b(m.prelu(m.a(x) + x)))},
+        config=AS_IT_IS,
         lower=True,
     ),
     "stream compared by centring": Case(
@@ -652,7 +671,7 @@ CASES: dict[str, Case] = {
         "depthwise convolutions have more at any width",
         separable,
         scheme="binaryduo",
-        config=Config(),
+        config=Config(keep_float=("first", "last", "downsample")),
     ),
     "shift of a sum of unknown maps": Case(
         "",
@@ -671,9 +690,9 @@ CASES: dict[str, Case] = {
     "shift of no batch norm": Case(
         "",
         "'mul' is no batch norm",
-        wired(lambda m, x: m.b(torch.sigmoid(m.position) * m.a(x))),
+        gated,
         {"model": wired(lambda m, x: m.b(m.a(x)))},
-        **DUO,
+        **DUO | {"config": replace(DUO["config"], adapt=())},
     ),
     "shift without beta": Case(
         "",
