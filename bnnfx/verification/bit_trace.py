@@ -25,7 +25,7 @@ from bnnfx.graph.dataflow import (
 )
 from bnnfx.graph.halved_channels import groups_of, readers_of_shifted
 from bnnfx.graph.record import record_of
-from bnnfx.graph.shapes import leaves_of
+from bnnfx.graph.shapes import infer_shapes, leaves_of, require_arguments
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryLayer, layer_kind
 from bnnfx.nn.comparison import compare
@@ -105,6 +105,7 @@ def trace_bits(
             and what differs at one does not make others differ. The model's own bits are recorded.
 
     Raises:
+        ExampleInputError: the inputs do not fit the graph.
         StageError: it is a graph that `convert` or `lower` did not make, or a file that `export_onnx` did not write.
         ModelFileError: the file cannot be run.
     """
@@ -119,7 +120,13 @@ def trace_bits(
             "verify compares graphs of bnnfx.convert and bnnfx.lower, and paths of exported files; "
             f"got {f'a graph in stage {record.stage.value}' if record else f'a {type(model).__name__}'}."
         )
-    return trace_graph(copy.deepcopy(model).eval().cpu().float(), inputs, dict(record.same_bits), given)
+    require_arguments(model, inputs)
+    run = copy.deepcopy(model).eval().cpu().float()
+    try:
+        return trace_graph(run, inputs, dict(record.same_bits), given)
+    except Exception:
+        infer_shapes(run, inputs)  # names what does not fit
+        raise
 
 
 def trace_graph(

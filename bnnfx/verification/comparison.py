@@ -189,6 +189,7 @@ def verify(gm: Model, other: Model, inputs: tuple[Any, ...], *, kernels: bool = 
         Counts per node; its `bool()` is the verdict.
 
     Raises:
+        ExampleInputError: the inputs do not fit a graph.
         StageError: one of the two is no such graph.
         ModelFileError: a file cannot be run.
         ValueError: there is no sample, or one without values (on the device `meta`); or the two have no binarizer in

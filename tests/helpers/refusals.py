@@ -134,6 +134,19 @@ def chain(*between: nn.Module) -> Callable[[], nn.Module]:
     return lambda: nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), *between, nn.Conv2d(4, 2, 1))
 
 
+class Projected(nn.Module):
+    """A projection by the weight of a layer, or by the layer itself."""
+
+    def __init__(self, call: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)))
+        self.extra, self.call = nn.Linear(4, 2, bias=False), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x).mean((2, 3))
+        return self.extra(y) if self.call else y @ self.extra.weight.t()
+
+
 class Copies(nn.Module):
     """What becomes of a convolution's map in front of two copies of it, and the layers that read those."""
 
@@ -453,6 +466,12 @@ CASES: dict[str, Case] = {
         {"model": chain(Calls(lambda x: -torch.hypot(x, x)), nn.BatchNorm2d(4)), "layer": "3"},
         scheme="binaryduo",
         shaped=True,
+    ),
+    "weight that is given to a function": Case(
+        "extra",
+        "forward does not call it, but gives its weight to 't'",
+        lambda: Projected(False),
+        {"model": lambda: Projected(True)},
     ),
     "path of one mode": Case("", "converted for one mode only", TwoPaths, {"model": Chain}),
     "constant sign": Case("gated", NEVER, SigmoidBeforeConv, {"model": Normalized}, config=Config()),
