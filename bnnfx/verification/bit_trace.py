@@ -281,8 +281,7 @@ class _Recorder(fx.Interpreter):
         return distance.numpy(), error_of(UNIT * distance.abs() + deviation).numpy()
 
     def _record(self, n: fx.Node, bits: Array, compared: Array | None, error: Array | None) -> None:
-        samples = self.samples if bits.size % self.samples == 0 else 1  # of what no input goes into
-        rows = (None if y is None else y.reshape(samples, -1) for y in (bits, compared, error))
+        rows = (None if y is None else y.reshape(rows_of(y, self.samples), -1) for y in (bits, compared, error))
         self.trace.bits[n.name] = Bits(*rows)  # type: ignore[arg-type]
 
     def _given(self, name: str) -> Array | None:
@@ -323,3 +322,8 @@ def packed_map(rows: Array, shape: tuple[int, ...]) -> Array:
     """
     batch, height, width, channels = shape
     return pack_bits(np.ascontiguousarray(rows.reshape(batch, channels, height, width).transpose(0, 2, 3, 1)))
+
+
+def rows_of(values: Array, samples: int) -> int:
+    """In how many rows values lie, one for each sample; in one where no input goes into them, as their number tells."""
+    return samples if values.size % samples == 0 else 1

@@ -250,7 +250,7 @@ def compare(a: BitTrace, b: BitTrace, free: BitTrace | None = None) -> Verificat
             faults[name] = faults.get(name, 0) + wrong
     free = b if free is None else free
     differ = [x.bits != y.bits for _, x, y in _pairs(a, free)[0]]
-    samples = len(differ[0]) if differ else len(a.outputs[0])
+    samples = max(map(len, differ), default=len(a.outputs[0]))  # what no input goes into has one row for all
     diverged = np.zeros(samples, dtype=bool)
     for bits in differ:
         diverged |= bits.any(axis=1)

@@ -1,5 +1,6 @@
-"""Linear layers that are called as a function of a module's own parameters: calls of that module."""
+"""Linear layers that are called as a function of a module's own weight: calls of that module."""
 
+import operator
 from collections.abc import Iterator
 
 from torch import fx, nn
@@ -18,6 +19,8 @@ class CallLayersByModule(Pass[ConvertContext, fx.Node, str]):
     """Before: `F.linear(x, m.weight, m.bias)`. After: `m(x)`, a `nn.Linear` with these parameters.
 
     That is how a model passes weights to a function of its own, and how a layer written by hand calls torch's function.
+    With another bias than the module's, or none, what it has too much is a constant that is added behind the call:
+    `m(x) + (bias - m.bias)`.
     """
 
     requires = Stage.TRACED
@@ -30,50 +33,67 @@ class CallLayersByModule(Pass[ConvertContext, fx.Node, str]):
                 yield node
 
     def allowed(self, match: fx.Node) -> str | Refusal:
-        """The weight and the bias must be all that the module has; the plan is its path."""
+        """The module must have a weight, or a weight and a bias, and nothing else; the plan is its path."""
         path = self._path(match)
         assert path is not None
         module = self.gm.get_submodule(path)
-        own = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-        if own != set(self._read(match)) or type(module) not in (nn.Module, nn.Linear):
+        if not self._own(path) <= {"weight", "bias"} or type(module) not in (nn.Module, nn.Linear):
             return Refusal(
-                f"it is called with the weight of '{path}', which has more than this weight and bias",
+                f"it is called with the weight of '{path}', which has more than a weight and a bias",
                 "give the weight and its bias, named weight and bias, a module of their own",
             )
         return path
 
     def rewrite(self, match: fx.Node, plan: str) -> None:
         """Make the module a layer, if the tracer kept no more of it than its parameters, and call it."""
-        held = self.gm.get_submodule(plan)
+        held, graph = self.gm.get_submodule(plan), self.gm.graph
+        has_bias = "bias" in self._own(plan)
         if type(held) is nn.Module:
             outputs, inputs = held.weight.shape  # type: ignore[misc]
-            layer = nn.Linear(inputs, outputs, "bias" in self._read(match), device="meta")
+            layer = nn.Linear(inputs, outputs, has_bias, device="meta")
             for name, parameter in held.named_parameters():
                 setattr(layer, name, parameter)
             edit.replace_module(self.gm, plan, layer.train(held.training))
             self.context.layers[plan] = nn.Linear.__name__
-        with self.gm.graph.inserting_before(match):
-            new = self.gm.graph.call_module(plan, call_of(self.gm, match).operands[:1])
-        if match in self.context.shapes:
-            self.context.shapes[new] = self.context.shapes[match]
+        values, _, *given = call_of(self.gm, match).operands
+        bias = given[0] if given else None
+        with graph.inserting_before(match):
+            new = layer_call = graph.call_module(plan, (values,))
+            if has_bias and not _reads(bias, f"{plan}.bias"):
+                own = graph.get_attr(f"{plan}.bias")
+                operation, other = (
+                    (operator.sub, own)
+                    if bias is None
+                    else (operator.add, graph.call_function(operator.sub, (bias, own)))
+                )
+                new = graph.call_function(operation, (layer_call, other))
+            elif bias is not None and not has_bias:
+                new = graph.call_function(operator.add, (layer_call, bias))
+        for node in (layer_call, new):
+            if match in self.context.shapes:
+                self.context.shapes[node] = self.context.shapes[match]
+            node.meta.update(match.meta)
         if match in self.context.ranges:
             self.context.ranges[new] = self.context.ranges[match]
-        new.meta.update(match.meta)
         edit.replace(match, new)
 
     def subject(self, match: fx.Node) -> str:
         """The node's name."""
         return match.name
 
-    def _read(self, node: fx.Node) -> dict[str, str]:
-        """The parameters that a call reads, by their names within their modules: the modules' paths."""
-        read = [operand for operand in call_of(self.gm, node).operands[1:] if isinstance(operand, fx.Node)]
-        pairs = [str(operand.target).rpartition(".") for operand in read if operand.op == "get_attr"]
-        return {name: path for path, _, name in pairs} if len(pairs) == len(read) else {}
+    def _own(self, path: str) -> set[str]:
+        """The names of the parameters and buffers that a module has."""
+        module = self.gm.get_submodule(path)
+        return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
 
     def _path(self, node: fx.Node) -> str | None:
-        """The module whose weight and, if there is one, bias a call reads."""
-        read, operands = self._read(node), call_of(self.gm, node).operands
-        paths = set(read.values())
-        fits = list(read) in (["weight"], ["weight", "bias"]) and len(paths) == 1 and isinstance(operands[0], fx.Node)
-        return (paths.pop() or None) if fits else None
+        """The module whose weight a call reads."""
+        values, weight, *_ = (*call_of(self.gm, node).operands, None, None)
+        if not isinstance(values, fx.Node) or not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            return None
+        path, _, name = str(weight.target).rpartition(".")
+        return path if path and name == "weight" else None
+
+
+def _reads(node: object, target: str) -> bool:
+    return isinstance(node, fx.Node) and node.op == "get_attr" and node.target == target

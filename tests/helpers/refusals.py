@@ -235,6 +235,14 @@ class TrainingOnly(Model):
         return (self.last(self.conv(x)), self.aux(x)) if self.training else self.last(self.conv(x))
 
 
+class Scaled(nn.Module):
+    """A weight beside something that is no bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8))
+
+
 class Functional(Model):
     """A convolution or a product with a parameter of the model, as a function or as a module."""
 
@@ -242,6 +250,7 @@ class Functional(Model):
         super().__init__()
         self.conv, self.layer, self.linear = conv3x3(3, 8), nn.Conv2d(8, 8, 1), nn.Linear(8, 8)
         self.weight, self.matrix = nn.Parameter(torch.randn(8, 8, 1, 1)), nn.Parameter(torch.randn(8, 8))
+        self.scaled = Scaled()
         self.call = call
 
     def forward(self, x: Tensor) -> Tensor:
@@ -354,9 +363,9 @@ CASES: dict[str, Case] = {
     ),
     "weight of a module that has more": Case(
         "",
-        "which has more than this weight and bias",
-        lambda: Functional(lambda m, x: F.linear(x, m.linear.weight) + m.linear.bias),
-        {"model": lambda: Functional(lambda m, x: F.linear(x, m.linear.weight, m.linear.bias))},
+        "which has more than a weight and a bias",
+        lambda: Functional(lambda m, x: F.linear(x, m.scaled.weight) * m.scaled.scale),
+        {"model": lambda: Functional(lambda m, x: F.linear(x, m.linear.weight) * m.scaled.scale)},
     ),
     "function": Case(
         "conv2d",

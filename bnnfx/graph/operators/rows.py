@@ -35,6 +35,7 @@ from bnnfx.graph.operators.facts import (
 )
 from bnnfx.nn.batch_second import BatchSecond
 from bnnfx.nn.last_axis_norm import LastAxisBatchNorm
+from bnnfx.nn.with_item import with_item
 
 
 def _up(call: Call) -> Tensor:
@@ -476,6 +477,14 @@ ROWS: tuple[Operator, ...] = (
         for name, rule in (("max", signs.of_max), ("min", signs.of_min))
     ),
     *(_reduction(name, signs.never) for name in ("var", "std", "norm")),
+    Operator("with item", functions=(with_item,), mode=Mode.SAME, fresh=True, result_axes=same_axes),
+    Operator(
+        "new tensor",
+        functions=(torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, torch.fill),
+        methods=("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+        mode=Mode.SAME,
+        fresh=True,
+    ),
     # sizes
     Operator("size", Kind.SIZE, functions=(getattr,), methods=("size", "dim", "numel", "ndimension"), mode=Mode.SAME),
 )
