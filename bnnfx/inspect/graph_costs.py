@@ -23,7 +23,7 @@ from bnnfx.graph.dataflow import (
     packed_result,
 )
 from bnnfx.graph.given_models import copy_of
-from bnnfx.graph.operators import Kind, operator_of, operator_of_type
+from bnnfx.graph.operators import ATTENTION, Kind, operator_of, operator_of_type
 from bnnfx.graph.shapes import infer_shapes
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
 from bnnfx.inspect.function_macs import function_macs
@@ -224,12 +224,12 @@ class _Accountant:
         return next(iter(self._shapes_in(node)), ())
 
     def _factors(self, node: fx.Node) -> list[fx.Node]:
-        """What a layer that is called as a function multiplies; nothing if it is no layer, but a product of values."""
+        """What a function multiplies: a layer that is called as one, a product of matrices, attention."""
         row = operator_of(self._gm, node)
         if row.multiplies:
-            factors = node.all_input_nodes[-2:]  # what is added stands in front
-            return [] if all(map(depends_on_input, factors)) else factors
-        return node.all_input_nodes if row.kind is Kind.LAYER and node.op == "call_function" else []
+            return node.all_input_nodes[-2:]  # what is added stands in front
+        layer = row.kind is Kind.LAYER and node.op == "call_function"
+        return node.all_input_nodes if layer or row.name == ATTENTION else []
 
 
 def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:

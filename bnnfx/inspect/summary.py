@@ -49,7 +49,8 @@ class Summary:
         mixed = [layer for layer in self.layers if layer.operands and layer.operands.mixed]
         notes = [
             f"Mbit = 1-bit + {FLOAT_BITS} x (float parameters + {BATCH_NORM_NUMBERS} per batch-norm channel); "
-            f"FLOPs = float MACs + binary MACs / {BINARY_MACS_PER_FLOP}; all per sample, convolutions and linear only"
+            f"FLOPs = float MACs + binary MACs / {BINARY_MACS_PER_FLOP}; all per sample, of convolutions, linear "
+            "layers and products of matrices"
         ]
         if mixed:
             notes.append(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from bnnfx.frontend.trace import trace
 from bnnfx.graph.dataflow import drops
 from bnnfx.graph.operators import OPAQUE, ROWS, Call, Kind, Mode, Operator, Sign, call_of, operator_of
 from bnnfx.graph.value_flow import follow_values
@@ -78,7 +79,7 @@ def traced(call: Callable[[Tensor], object] | nn.Module) -> tuple[fx.GraphModule
         def forward(self, x: Tensor) -> object:
             return self.layer(x) if isinstance(call, nn.Module) else call(x)
 
-    gm = fx.symbolic_trace(Net().eval())
+    gm = trace(Net().eval()).gm
     return gm, next(node for node in reversed(gm.graph.nodes) if node.op.startswith("call_"))
 
 

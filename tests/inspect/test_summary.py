@@ -315,7 +315,8 @@ def test_functions_with_parameters_and_other_layers():
 
     model, x = Mixed(), (torch.randn(2, 3, 5, 6),)
     summary = bnnfx.summary(model, x)
-    kinds = {layer.kind: layer.cost for layer in summary.layers}
+    kinds = {layer.name if layer.kind == "matmul" else layer.kind: layer.cost for layer in summary.layers}
+    assert kinds["matmul_1"].float_macs == 2 * 46 * 2 and kinds["matmul_1"].float_parameters == 0
     assert kinds["conv2d"].float_macs == 162 * 12 and kinds["conv2d"].float_parameters == 162
     assert kinds["ConvTranspose2d"].float_macs == 6 * 3 * 4 * 12
     assert kinds["matmul"].float_macs == 48 * 30 and kinds["matmul"].float_parameters == 30

@@ -11,9 +11,10 @@ from bnnfx.graph.operators.lookup import (
     operator_of_target,
     operator_of_type,
 )
-from bnnfx.graph.operators.rows import BATCH_NORM_TENSORS, FUNCTIONAL_BATCH_NORM, ROWS
+from bnnfx.graph.operators.rows import ATTENTION, BATCH_NORM_TENSORS, FUNCTIONAL_BATCH_NORM, ROWS
 
 __all__ = [
+    "ATTENTION",
     "BATCH_NORM_TENSORS",
     "DROPS_MARK",
     "FOLLOWS",

@@ -166,6 +166,7 @@ def _concat(name: str, *functions: Any, **facts: Any) -> Operator:
 
 
 FUNCTIONAL_BATCH_NORM = "batch norm as a function"
+ATTENTION = "attention"
 
 BATCH_NORM_TENSORS = ("running_mean", "running_var", "weight", "bias")
 """The tensors of a batch norm, in the order of the function's arguments."""
@@ -460,7 +461,7 @@ ROWS: tuple[Operator, ...] = (
         mode=Mode.SAME,
     ),
     Operator(
-        "attention",
+        ATTENTION,
         Kind.OPAQUE,
         functions=(F.scaled_dot_product_attention,),
         operands=("query", "key", "value"),
