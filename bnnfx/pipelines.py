@@ -32,7 +32,7 @@ from bnnfx.passes.lower.fuse_replication_into_convolution import FuseReplication
 from bnnfx.passes.lower.keep_channels_last import KeepChannelsLast
 from bnnfx.passes.lower.move_maxpool_behind_pack import MoveMaxPoolBehindPack
 from bnnfx.passes.lower.pack_layers import PackLayers
-from bnnfx.passes.lower.read_tokens_as_maps import ReadTokensAsMaps
+from bnnfx.passes.lower.read_sequences_as_maps import ReadSequencesAsMaps
 from bnnfx.passes.lower.settle_mode import SettleMode
 from bnnfx.passes.lower.settle_sizes import SettleSizes
 from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
@@ -77,7 +77,7 @@ LOWER: tuple[AnyPass, ...] = (
     # TRAINABLE -> PACKED
     PackLayers,
     # PACKED: all passes behind this one know maps only
-    ReadTokensAsMaps,
+    ReadSequencesAsMaps,
     # two copies of a map become one convolution first, which is what the passes behind look for
     FuseReplicationIntoConvolution,
     # the bits of a chain first, with the float expression still as it was trained; then what stays float

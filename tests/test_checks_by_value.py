@@ -46,7 +46,7 @@ from bnnfx.passes.lower.fuse_replication_into_convolution import FuseReplication
 from bnnfx.passes.lower.keep_channels_last import KeepChannelsLast
 from bnnfx.passes.lower.move_maxpool_behind_pack import MoveMaxPoolBehindPack
 from bnnfx.passes.lower.pack_layers import PackLayers
-from bnnfx.passes.lower.read_tokens_as_maps import ReadTokensAsMaps
+from bnnfx.passes.lower.read_sequences_as_maps import ReadSequencesAsMaps
 from bnnfx.passes.lower.settle_mode import SettleMode
 from bnnfx.passes.lower.settle_sizes import SettleSizes
 from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
@@ -432,7 +432,7 @@ TABLE: dict[str, Faults | str] = {
             "an axis": attribute("pads", lambda pair: [0, 2]),
         },
     ),
-    ReadTokensAsMaps.__name__: Faults(
+    ReadSequencesAsMaps.__name__: Faults(
         tokens,
         {
             "a scale per channel": constant("_per_channel", a_little_more),

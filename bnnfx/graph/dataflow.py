@@ -104,6 +104,11 @@ def is_view(node: object) -> bool:
     return calls(node, torch.flatten) or calls(node, torch.reshape)
 
 
+def is_flatten(node: object) -> bool:
+    """Whether a node flattens everything but the batch."""
+    return calls(node, torch.flatten) and node.args[1:] in ((1,), (1, -1))  # type: ignore[attr-defined]
+
+
 def is_add(node: object) -> bool:
     """Whether a node adds two tensors of the graph (not a constant)."""
     return isinstance(node, fx.Node) and calls(node, operator.add) and len(node.all_input_nodes) == 2

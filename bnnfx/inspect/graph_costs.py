@@ -16,6 +16,7 @@ from bnnfx.graph.dataflow import (
     calls,
     depends_on_input,
     drops,
+    is_flatten,
     is_kind,
     module_of,
     packed_channels,
@@ -24,6 +25,7 @@ from bnnfx.graph.dataflow import (
 )
 from bnnfx.graph.given_models import copy_of
 from bnnfx.graph.operators import Kind, operator_of, operator_of_type
+from bnnfx.graph.readings import flattened_map
 from bnnfx.graph.shapes import infer_shapes
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
 from bnnfx.inspect.function_macs import function_macs
@@ -144,11 +146,12 @@ class _Accountant:
     def _map_behind_flatten(self, node: fx.Node | None) -> Shape:
         """The map `[C, H, W]` that a binary linear layer reads flattened; its bits are packed as that map's."""
         source = None if node is None else node.all_input_nodes[0]
-        while source is not None and not calls(source, torch.flatten):
+        while source is not None and not is_flatten(source):
             before = drops(self._gm, source) or isinstance(module_of(self._gm, source), ActivationBinarizer)
             source = source.all_input_nodes[0] if before else None
-        shape = () if source is None else self._shape_in(source)
-        return shape[1:] if len(shape) == 4 else ()
+        flattened = flattened_map(self._gm, source, self._shapes)
+        shape = () if flattened is None else tuple(self._shapes[flattened])
+        return shape[1:] if len(shape) != 3 else (shape[1], 1, shape[2])
 
     def _function(self, node: fx.Node) -> list[LayerCost]:
         op = packed_op(node)
@@ -240,7 +243,7 @@ def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:
     if calls(node, torch.cat):
         parts = {_levels(gm, part) for part in node.all_input_nodes}
         return parts.pop() if len(parts) == 1 else None
-    passes = drops(gm, node) or is_kind(gm, node, Kind.MOVE) or isinstance(module, nn.MaxPool2d)
+    passes = drops(gm, node) or is_kind(gm, node, Kind.MOVE) or isinstance(module, nn.MaxPool1d | nn.MaxPool2d)
     return _levels(gm, node.all_input_nodes[0]) if passes else None
 
 

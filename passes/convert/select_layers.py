@@ -239,15 +239,13 @@ def _unsupported(layer: nn.Module, only_looked_at: bool) -> Refusal | None:
 
 
 def _of_another_type(layer: nn.Module) -> Refusal:
-    known = " and ".join(kind.__name__ for kind in BINARY_LAYERS)
-    reason = f"{type(layer).__name__} is not supported; {known} are"
+    *others, last = (kind.__name__ for kind in BINARY_LAYERS)
+    reason = f"{type(layer).__name__} is not supported; {', '.join(others)} and {last} are"
     for kind in BINARY_LAYERS:
         if isinstance(layer, kind):
             return Refusal(
                 reason, f"use nn.{kind.__name__} itself, and do what the subclass adds in a module around it"
             )
-    if isinstance(layer, nn.Conv1d):
-        return Refusal(reason, "use nn.Conv2d with a kernel of (1, k) on x.unsqueeze(2)")
     return Refusal(reason)
 
 
@@ -277,7 +275,7 @@ class _Boundary:
 def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
     """A 1x1 convolution that is the only one on its side of a residual add, while the other side has more or larger."""
     layer = module_of(gm, node)
-    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
+    if not _is_pointwise(layer):
         return False
     end = node
     while len(end.users) == 1 and not is_add(end):
@@ -287,8 +285,13 @@ def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
     sides = [_layers_up_to_fork(gm, operand) for operand in end.all_input_nodes]
     own = next((side for side in sides if node in side), [])
     other = next((side for side in sides if node not in side), [])
-    larger = any(getattr(module_of(gm, layer), "kernel_size", None) != (1, 1) for layer in other)
+    larger = any(not _is_pointwise(module_of(gm, layer)) for layer in other)
     return own == [node] and (len(other) > 1 or larger)
+
+
+def _is_pointwise(layer: nn.Module | None) -> bool:
+    """Whether a layer is a convolution with a kernel of one value."""
+    return isinstance(layer, nn.Conv1d | nn.Conv2d) and math.prod(layer.kernel_size) == 1
 
 
 def _layers_up_to_fork(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node]:

@@ -391,12 +391,6 @@ CASES: dict[str, Case] = {
         lambda: One(OwnConvolution(8, 8, 1)),
         {"model": lambda: One(nn.Conv2d(8, 8, 1))},
     ),
-    "Conv1d": Case(
-        "layer.inner",
-        "Conv1d is not supported",
-        lambda: One(Around(nn.Conv1d(8, 8, 3), lambda x: x.flatten(2))),
-        {"model": lambda: One(Around(nn.Conv2d(8, 8, (1, 3)), lambda x: x.flatten(2).unsqueeze(2)))},
-    ),
     "another type": Case("layer", "ConvTranspose2d is not supported", lambda: One(nn.ConvTranspose2d(8, 8, 2))),
     "padding mode": Case(
         "layer",

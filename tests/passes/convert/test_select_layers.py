@@ -115,7 +115,10 @@ class One(Model):
 REFUSED = {
     "circular": (lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular"), "padding_mode='circular'"),
     "even kernel": (lambda: nn.Conv2d(8, 8, 2, padding="same"), "pads its two sides differently"),
-    "transposed": (lambda: nn.ConvTranspose2d(8, 8, 2), "ConvTranspose2d is not supported; Conv2d and Linear are"),
+    "transposed": (
+        lambda: nn.ConvTranspose2d(8, 8, 2),
+        "ConvTranspose2d is not supported; Conv1d",
+    ),
     "3d": (lambda: nn.Conv3d(8, 8, 1), "Conv3d is not supported"),
     "parametrized": (lambda: parametrizations.weight_norm(nn.Conv2d(8, 8, 1)), "its weight is parametrized"),
     "complex": (lambda: nn.Conv2d(8, 8, 1, dtype=torch.complex64), "its weight is torch.complex64"),
@@ -138,7 +141,7 @@ def test_subclass_of_a_layer():
     model = One(OwnConvolution(8, 8, 1))
     ran = run_pass(SelectLayers, model, config=ALL, inputs=model.inputs())
     assert ran.report.applied == ["stem", "plain"]
-    assert ran.refused["layer"] == "OwnConvolution is not supported; Conv2d and Linear are"
+    assert ran.refused["layer"] == "OwnConvolution is not supported; Conv1d, Conv2d and Linear are"
 
 
 def test_same_padding_of_an_odd_kernel():
