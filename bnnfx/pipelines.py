@@ -19,6 +19,8 @@ from bnnfx.passes.convert.canonicalize_calls import CanonicalizeCalls
 from bnnfx.passes.convert.couple_widths import CoupleWidths
 from bnnfx.passes.convert.functionalize_inplace import FunctionalizeInplace
 from bnnfx.passes.convert.insert_batchnorm import InsertBatchNorm
+from bnnfx.passes.convert.pad_in_front import PadInFront
+from bnnfx.passes.convert.read_subclasses_as_layers import ReadSubclassesAsLayers
 from bnnfx.passes.convert.replace_relu import ReplaceRelu
 from bnnfx.passes.convert.select_layers import SelectLayers
 from bnnfx.passes.lower.compare_for_float_layers import CompareForFloatLayers
@@ -48,6 +50,7 @@ CONVERT: tuple[AnyPass, ...] = (
     # TRACED -> CANONICAL
     FunctionalizeInplace,
     CallLayersByModule,
+    ReadSubclassesAsLayers,
     CanonicalizeCalls,
     # CANONICAL: decide once, then give the network the structure that the scheme needs
     SelectLayers,
@@ -55,6 +58,7 @@ CONVERT: tuple[AnyPass, ...] = (
     AddShortcutPerConvolution,  # needs the batch norms: a shortcut joins behind them
     ReplaceRelu,  # needs the shortcuts: a ReLU behind an add closes a block
     CoupleWidths,  # needs the shortcuts: they tie the widths at their ends together
+    PadInFront,  # behind what looks for chains of layers
     # CANONICAL -> TRAINABLE
     BinarizeLayers,
 )

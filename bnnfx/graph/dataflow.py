@@ -134,6 +134,14 @@ def sole_user(node: fx.Node) -> fx.Node | None:
     return next(iter(node.users)) if len(node.users) == 1 else None
 
 
+def above_dropouts(gm: fx.GraphModule, layer: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """What a layer reads in front of the dropouts that only it reads, and who reads that: the layer, or a dropout."""
+    reader, source = layer, layer.all_input_nodes[0]
+    while operator_of(gm, source).mode is Mode.DROPS and drops(gm, source) and sole_user(source) is reader:
+        reader, source = source, source.all_input_nodes[0]
+    return reader, source
+
+
 def depends_on_input(node: fx.Node) -> bool:
     """Whether a value is computed from an input of the graph, and so has its batch; else it is a constant."""
     seen, waiting = {node}, [node]

@@ -4,7 +4,6 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from bnnfx.errors import Refusal
 from bnnfx.nn.binary_layer import BinaryLayer, MapConvolution, MapShape, register_layer
 from bnnfx.numerics.convolution import Geometry
 from bnnfx.private_interfaces import convolve
@@ -19,22 +18,6 @@ class _Convolution(BinaryLayer):
     padding: str | tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int
-
-    @classmethod
-    def refuses(cls, layer: nn.Module) -> Refusal | None:
-        """Padding that is not zeros, or differs between two sides."""
-        assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-        if layer.padding_mode != "zeros":
-            return Refusal(
-                f"padding_mode={layer.padding_mode!r} is not supported",
-                "padding_mode='zeros', or an nn.ReflectionPad2d or its like in front and padding=0",
-            )
-        sizes = zip(layer.dilation, layer.kernel_size, strict=True)
-        if layer.padding == "same" and any(d * (k - 1) % 2 for d, k in sizes):
-            return Refusal(
-                "padding='same' pads its two sides differently for this kernel", "use an odd kernel, or numbers"
-            )
-        return None
 
     def accumulate(self, x: Tensor, signs: Tensor) -> Tensor:
         """`float[N, C, ...]` to integers `float[N, O, ...]`; zero padding."""

@@ -55,7 +55,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
                 f"{getattr(match.target, '__name__', name)} is called as a function",
                 "make it a module, nn.Conv2d or nn.Linear, that forward calls",
             )
-        chosen = self.context.config.for_layer(name, type(layer)).binarize
+        chosen = self.context.config.for_layer(name, self.context.type_of(name, layer)).binarize
         binarize = f"Config(layers={{{name!r}: LayerConfig(binarize=True)}})"
         if chosen is False:
             return Refusal("stays float because Config.layers says binarize=False", f"{binarize}, or drop that entry")
@@ -81,7 +81,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
     def finish(self) -> None:
         """Refuse a configuration that cannot be meant, and a model with nothing to binarize; name what was not met."""
         names = {
-            str(n.target): type(self.gm.get_submodule(str(n.target))) for n in module_calls(self.gm, WEIGHT_LAYERS)
+            str(n.target): self.context.type_of(str(n.target), self.gm.get_submodule(str(n.target)))
+            for n in module_calls(self.gm, WEIGHT_LAYERS)
         }
         for field, unmatched in self.context.config.unmatched(names).items():
             raise ValueError(
@@ -138,7 +139,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
 
     def _options(self, match: fx.Node) -> dict[str, Any]:
         name = str(match.target)
-        options = self.context.config.for_layer(name, type(self.gm.get_submodule(name))).options
+        kind = self.context.type_of(name, self.gm.get_submodule(name))
+        options = self.context.config.for_layer(name, kind).options
         return self.context.scheme.resolve_layer(options)
 
     def _kept_float(self, calls: list[fx.Node]) -> str | None:

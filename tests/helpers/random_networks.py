@@ -79,6 +79,7 @@ class Writer:
         read = [name for name in self.shapes if name not in results and name not in self.inputs]
         results += self.r.sample(read, min(len(read), self.r.choice([0, 0, 0, 1])))
         lines = [
+            *(OWN.splitlines() if any("Own(" in layer for layer in self.layers.values()) else ()),
             "class Net(nn.Module):",
             "    def __init__(self):",
             "        super().__init__()",
@@ -123,16 +124,23 @@ def conv2d(w: Writer) -> object:
     wide = groups * r.choice([1, 2, 3, 5, 8, 13, 33, 64, 65])
     if wide * out[0] * out[1] > LARGEST:
         wide = groups
-    mode = (
-        ", padding_mode='circular'"
-        if r.random() < 0.05 and all(p <= n for p, n in zip(padding, size, strict=True))
-        else ""
-    )
+    mode = ""
+    if r.random() < 0.1 and all(p < n for p, n in zip(padding, size, strict=True)):
+        mode = f", padding_mode={r.choice(['circular', 'reflect', 'replicate'])!r}"
     arguments = (
         f"{channels}, {wide}, {tuple(kernel)}, stride={tuple(stride)}, padding={tuple(padding)}, "
         f"dilation={tuple(dilation)}, groups={groups}, bias={r.random() < 0.5}{mode}"
     )
-    return w.call(f"nn.Conv2d({arguments})", x, (wide, *out))
+    return w.call(f"{r.choice(['nn.Conv2d', 'nn.Conv2d', 'nn.Conv2d', 'Own'])}({arguments})", x, (wide, *out))
+
+
+OWN = """
+class Own(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight, self.bias)
+
+"""
+"""A subclass that computes what the layer does."""
 
 
 @kind(6)
@@ -340,6 +348,6 @@ def random_network(seed: int) -> RandomNetwork:
         w.input(w.r.choice([(wide, *size), (wide, *size), (5,)]))
     often = [times for _, times in KINDS.values()]
     kinds = [name for name in w.r.choices(list(KINDS), often, k=w.r.randint(3, 14)) if KINDS[name][0](w) is not None]
-    while sum("Conv" in layer or "Linear" in layer for layer in w.layers.values()) < FEWEST:
+    while sum("Conv" in layer or "Own(" in layer or "Linear" in layer for layer in w.layers.values()) < FEWEST:
         conv2d(w) or linear(w)
     return RandomNetwork(w.source(), tuple(w.shapes[name] for name in w.inputs), tuple(kinds))
