@@ -277,6 +277,17 @@ class Standardized(nn.Conv2d):
         return layer
 
 
+class Borrowing(nn.Module):
+    """Calls a layer, and torch's function with its weight."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.inner, self.settings = nn.Conv2d(8, 8, 3), settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(F.conv2d(x, self.inner.weight, self.inner.bias, **self.settings))
+
+
 class SamePadded(nn.Conv2d):
     """As TensorFlow pads: that the result is the input by the stride, rounded up."""
 
@@ -446,6 +457,12 @@ CASES: dict[str, Case] = {
         {"model": lambda: One(nn.Conv2d(8, 8, 1), lambda layer: layer.register_forward_hook(print).remove())},
     ),
     "lazy": Case("layer", "its weight is not made yet", lambda: lazy(False), {"model": lambda: lazy(True)}),
+    "settings of a call": Case(
+        "conv2d",
+        "not with its settings",
+        lambda: One(Borrowing(padding=1)),
+        {"model": lambda: One(Borrowing(padding=0)), "layer": "layer.inner"},
+    ),
     "subclass without inputs": Case(
         "layer",
         "what it computes is not known",
