@@ -25,11 +25,14 @@ from bnnfx.frontend import trace
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal, Remark
 from bnnfx.passes.convert.binarize_layers import BinarizeLayers
+from bnnfx.passes.convert.call_layers_by_module import CallLayersByModule
 from bnnfx.passes.convert.read_subclasses_as_layers import ReadSubclassesAsLayers
 from bnnfx.passes.convert.select_layers import SelectLayers
 from bnnfx.passes.lower.fold_batchnorm_to_affine import FoldBatchNormToAffine
 from bnnfx.passes.lower.fuse_epilogue_into_convolution import FuseEpilogueIntoConvolution
 from bnnfx.schemes import get_scheme, schemes
+
+DECIDING = (CallLayersByModule, ReadSubclassesAsLayers, SelectLayers, BinarizeLayers)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -41,7 +44,7 @@ def test_reason(name: str) -> None:
     assert {bool(finding.remedy) for finding in found} == {case.edited is not None}
     if case.layer:
         layer = explanation[case.layer]
-        decides = found[0].by in (ReadSubclassesAsLayers.__name__, SelectLayers.__name__, BinarizeLayers.__name__)
+        decides = found[0].by in {pass_.__name__ for pass_ in DECIDING}
         assert layer.binarized is not (decides and found[0].subject == case.layer)
         if found[0].by in (FoldBatchNormToAffine.__name__, FuseEpilogueIntoConvolution.__name__):
             assert layer.fused is False
