@@ -16,6 +16,7 @@ from bnnfx.config import Config
 from bnnfx.errors import ConversionError, ExportError
 from bnnfx.file_writing import require_folder, write_whole
 from bnnfx.frontend.check_values import first_difference
+from bnnfx.frontend.functions import Functions
 from bnnfx.frontend.hooks import changing_hooks, hooked, require_evaluation, require_looking, settle_hooks
 from bnnfx.frontend.not_kept import not_kept
 from bnnfx.frontend.trace import trace, weight_layers
@@ -85,6 +86,7 @@ def convert(
     passes = pipelines.with_extensions(pipelines.CONVERT)
     canonicalizing = [kind for kind in passes if kind.requires is Stage.TRACED]
     whole: dict[str, str] = {}  # what is traced wrongly, as the values tell
+    functions = Functions()
     inputs = tensors_if_given(example_inputs)
     require_module(model)
     valued = inputs if inputs is not None and _can_compare(model, inputs) else None
@@ -94,7 +96,7 @@ def convert(
     checked = valued if check else None
     while True:
         try:
-            gm, leaves, modes = trace(model, whole, inputs, changing)
+            gm, leaves, modes = trace(model, whole, inputs, changing, functions)
         except ConversionError as error:
             _refuse_names(model, error)
             raise
@@ -110,6 +112,8 @@ def convert(
         difference = first_difference(model, gm, checked, modes)
         if difference is None:
             break
+        if functions.keep_whole([difference.path]):
+            continue
         if not difference.path or difference.path in whole:
             raise ConversionError(
                 f"'{difference.path or type(model).__name__}' {difference}, and keeping a submodule whole does not "

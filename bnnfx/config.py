@@ -10,9 +10,16 @@ from bnnfx.arguments import require_mapping
 if TYPE_CHECKING:
     from torch import nn
 
-FLOAT_KEYWORDS = ("first", "last", "downsample")
+FLOAT_KEYWORDS = ("first", "last", "downsample", "depthwise", "gate")
 """`first`: layers that read a graph input; `last`: layers whose result reaches an output without another layer;
-`downsample`: 1x1 convolutions on the shortcut side of a residual add."""
+`downsample`: 1x1 convolutions on the shortcut side of a residual add; `depthwise`: convolutions of one channel per
+group, of which few products are to be saved and each carries much; `gate`: layers of which only a factor is made that
+is one number per channel and never negative, as in squeeze-and-excite."""
+
+
+ADAPTATIONS = ("activations", "gates")
+"""`activations`: a function in front of a sign that keeps the sign, as SiLU, is left out; `gates`: a batch norm is put
+between a gate, as of squeeze-and-excite, and a sign, which would not show it."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,12 @@ class Config:
     globs, then exact names.
 
     Attributes:
-        keep_float: any of `"first"`, `"last"`, `"downsample"`.
+        keep_float: any of `"first"`, `"last"`, `"downsample"`, `"depthwise"`, `"gate"`.
         layers: settings by module type, by glob over qualified names, or by exact qualified name.
         options: options of the scheme, for all layers and for the network as a whole.
         widths: number of output channels (features) of a layer, by glob or by exact qualified name; layers whose widths
             are tied together, by a residual add for instance, all get it.
+        adapt: what is adapted to signs, any of `"activations"` and `"gates"`.
 
     Raises:
         ValueError: a field holds something else.
@@ -63,11 +71,13 @@ class Config:
     layers: "Mapping[str | type[nn.Module], LayerConfig]" = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
+    adapt: tuple[str, ...] = ADAPTATIONS
 
     def __post_init__(self) -> None:
-        words = self.keep_float
-        if not isinstance(words, tuple | list | set | frozenset) or not all(word in FLOAT_KEYWORDS for word in words):
-            raise ValueError(f"Config.keep_float is a tuple of {FLOAT_KEYWORDS}; got {words!r}.")
+        for name, known in (("keep_float", FLOAT_KEYWORDS), ("adapt", ADAPTATIONS)):
+            words = getattr(self, name)
+            if not isinstance(words, tuple | list | set | frozenset) or not all(word in known for word in words):
+                raise ValueError(f"Config.{name} is a tuple of {known}; got {words!r}.")
         for name in ("layers", "options", "widths"):
             require_mapping(f"Config.{name}", getattr(self, name))
         for key, value in self.layers.items():

@@ -1,4 +1,4 @@
-"""Models named on a command line: `torchvision:NAME`, `file.py:function` or `module:function`; and their weights."""
+"""Models named on a command line, as `bnnfx.source_forms` says; and their weights."""
 
 import difflib
 import importlib
@@ -16,21 +16,23 @@ from bnnfx.api import convert, split_if_ternary
 from bnnfx.checkpoint import Checkpoint, Fit, State, Weights
 from bnnfx.config import Config
 from bnnfx.errors import ModelSourceError, first_line, quoted
-from bnnfx.source_forms import FORMS, PREFIX
+from bnnfx.source_forms import FORMS, LIBRARIES, named_model
 
 
 def load_model(source: str) -> nn.Module:
     """Build the model that a text names, with whatever weights its maker gives it.
 
     Args:
-        source: `torchvision:NAME`, a name of `torchvision.models.list_models` (random weights); or a function, or
-            class, that returns a module when called without arguments, as `file.py:function` or `module:function`.
+        source: `torchvision:NAME`, a classifier of `torchvision.models.list_models`, or `timm:NAME`, one of
+            `timm.list_models` (random weights); or a function, or class, that returns a module when called without
+            arguments, as `file.py:function` or `module:function`.
 
     Raises:
         ModelSourceError: there is no such model, or it cannot be built.
     """
-    if source.startswith(PREFIX):
-        return _torchvision_model(source.removeprefix(PREFIX))
+    named = named_model(source)
+    if named is not None:
+        return _model_of_library(*named)
     place, separator, name = source.rpartition(":")
     if not separator or not place or not name:
         raise ModelSourceError(f"A model is given as {FORMS}; got '{source}'.")
@@ -140,15 +142,17 @@ def _import(place: str) -> ModuleType:
         raise ModelSourceError(f"{place} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _torchvision_model(name: str) -> nn.Module:
+def _model_of_library(library: str, name: str) -> nn.Module:
     try:
-        models = import_torchvision().models
+        models = import_torchvision().models  # timm imports it, too
+        if library == "timm":
+            models = importlib.import_module(library)
     except ImportError as error:
-        raise ModelSourceError("torchvision is not installed: pip install 'bnnfx[vision]'.") from error
-    known = models.list_models(module=models)
+        raise ModelSourceError(f"{library} is not installed: pip install 'bnnfx[{LIBRARIES[library]}]'.") from error
+    known = models.list_models(module=models) if library == "torchvision" else models.list_models()
     if name not in known:
         close = ", ".join(difflib.get_close_matches(name, known, 3)) or ", ".join(known[:3])
-        raise ModelSourceError(f"torchvision has no classification model '{name}'; it has, for example, {close}.")
-    model = models.get_model(name, weights=None)
+        raise ModelSourceError(f"{library} has no classification model '{name}'; it has, for example, {close}.")
+    model = models.get_model(name, weights=None) if library == "torchvision" else models.create_model(name)
     assert isinstance(model, nn.Module)
     return model

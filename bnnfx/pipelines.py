@@ -19,10 +19,12 @@ from bnnfx.passes.convert.canonicalize_calls import CanonicalizeCalls
 from bnnfx.passes.convert.couple_widths import CoupleWidths
 from bnnfx.passes.convert.functionalize_inplace import FunctionalizeInplace
 from bnnfx.passes.convert.insert_batchnorm import InsertBatchNorm
+from bnnfx.passes.convert.normalize_gated import NormalizeGated
 from bnnfx.passes.convert.pad_in_front import PadInFront
 from bnnfx.passes.convert.read_subclasses_as_layers import ReadSubclassesAsLayers
 from bnnfx.passes.convert.replace_relu import ReplaceRelu
 from bnnfx.passes.convert.select_layers import SelectLayers
+from bnnfx.passes.convert.skip_activations import SkipActivations
 from bnnfx.passes.lower.compare_for_float_layers import CompareForFloatLayers
 from bnnfx.passes.lower.drop_inference_identities import DropInferenceIdentities
 from bnnfx.passes.lower.fold_batchnorm_to_affine import FoldBatchNormToAffine
@@ -54,7 +56,9 @@ CONVERT: tuple[AnyPass, ...] = (
     CanonicalizeCalls,
     # CANONICAL: decide once, then give the network the structure that the scheme needs
     SelectLayers,
+    SkipActivations,
     InsertBatchNorm,
+    NormalizeGated,
     AddShortcutPerConvolution,  # needs the batch norms: a shortcut joins behind them
     ReplaceRelu,  # needs the shortcuts: a ReLU behind an add closes a block
     CoupleWidths,  # needs the shortcuts: they tie the widths at their ends together

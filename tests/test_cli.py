@@ -93,6 +93,11 @@ def examples(command: str) -> list[str]:
     return [line.strip() for line in lines if line.strip().startswith(f"bnnfx {command} ")]
 
 
+def test_models_of_timm() -> None:
+    gm = build("timm:resnet10t", "xnor", bnnfx.Config(), None, 0, (torch.zeros(2, 3, 32, 32),))
+    assert gm(torch.zeros(1, 3, 32, 32)).shape == (1, 1000)
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
     """Puts what the examples read into a folder: resnet18's weights, its file, images, `net.py`."""
@@ -357,6 +362,7 @@ FAILURES = [
     (["convert", "net.py:make", *BINARY, "--option", "initial_share=nan"], "is a number; got 'nan'"),
     (["bench", "text.onnx"], "text.onnx is not a valid ONNX file"),
     (["bench", "torchvision:none"], "torchvision has no classification model 'none'"),
+    (["bench", "timm:none"], "timm has no classification model 'none'"),
     (["convert", "nothing:make", *BINARY], "nothing cannot be imported: No module named 'nothing'"),
     (["convert", "net.py:none", *BINARY], "net.py has no 'none'"),
     (["convert", "none.py:make", *BINARY], "There is no file none.py"),

@@ -8,11 +8,13 @@ from tempfile import TemporaryDirectory
 from bnnfx.bench.contenders import gather
 from bnnfx.bench.layer_files import LayerShape
 from bnnfx.bench.machine import Machine, describe
+from bnnfx.bench.many_models import ModelRow, narrow, row_of
 from bnnfx.bench.model_forms import Files, model_files, onnx_files
 from bnnfx.bench.report import Report
 from bnnfx.bench.single_layers import measure_layer
 from bnnfx.bench.timing import Effort
 from bnnfx.bench.whole_models import Notify, measure
+from bnnfx.errors import BnnfxError, first_line
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,51 @@ def bench_model(source: str, scheme: str, shape: Sequence[int], settings: Settin
     with TemporaryDirectory() as folder:
         notify(f"building {source} as {scheme}", 0.0)
         return _bench_files(model_files(source, scheme, shape, settings.seed, Path(folder)), settings, notify)
+
+
+def bench_models(
+    sources: Sequence[str], scheme: str, shape: Sequence[int], settings: Settings, notify: Notify
+) -> Report:
+    """Benchmark several models, a row for each; one that cannot be built or run is a note.
+
+    Raises:
+        BnnfxError: none of them can.
+    """
+    machine = describe()
+    rows: list[ModelRow] = []
+    failures: list[BnnfxError] = []
+    notes: list[str] = []
+    cases = [(t, b) for t in settings.threads for b in settings.batches]
+    effort = settings.effort.shared(len(cases) * len(sources))
+    for source in sources:
+        with TemporaryDirectory() as folder:
+            notify(f"building {source} as {scheme}", 0.0)
+            try:
+                files = model_files(source, scheme, shape, settings.seed, Path(folder), standard=False)
+                field = narrow(gather(files, settings.seed, Path(folder)))
+                tables = [
+                    measure(
+                        field,
+                        files.inputs,
+                        threads=threads,
+                        batch=batch,
+                        effort=effort,
+                        memory=False,
+                        seed=settings.seed,
+                        notify=notify,
+                    )
+                    for threads, batch in cases
+                ]
+            except BnnfxError as error:
+                failures.append(error)
+                notes.append(f"{source} was left out: {first_line(error)}")
+                continue
+            rows += [row_of(source, files, table) for table in tables]
+            notes += files.notes
+    if not rows:
+        raise failures[0]
+    notes = list(dict.fromkeys(notes)) + _crowding(machine, settings)
+    return Report(settings.command, machine, settings.seed, notes, [], [], rows)
 
 
 def bench_file(path: Path, original: Path | None, size: int | None, settings: Settings, notify: Notify) -> Report:

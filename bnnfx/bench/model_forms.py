@@ -13,6 +13,7 @@ from bnnfx.bench.inputs import Input, read_inputs
 from bnnfx.bench.quiet import quiet
 from bnnfx.calibration import calibrate
 from bnnfx.errors import BenchmarkError, first_line
+from bnnfx.inspect import summary
 from bnnfx.model_source import load_model
 from bnnfx.ops.packed_op import ONNX_DOMAIN
 from bnnfx.private_interfaces import BatchNorm
@@ -31,6 +32,7 @@ class Files:
         ours: the file with nodes of domain `ai.bnnfx`.
         standard: the same in standard operators.
         notes: what a reader has to know about the model.
+        binary_share: of the multiply-accumulates of its layers, those that are binary in ours; None if not known.
     """
 
     inputs: tuple[Input, ...]
@@ -38,9 +40,12 @@ class Files:
     ours: Path | None = None
     standard: Path | None = None
     notes: tuple[str, ...] = ()
+    binary_share: float | None = None
 
 
-def model_files(source: str, scheme: str, shape: Sequence[int], seed: int, folder: Path) -> Files:
+def model_files(
+    source: str, scheme: str, shape: Sequence[int], seed: int, folder: Path, *, standard: bool = True
+) -> Files:
     """Build a model with random weights, binarize it, and write all three forms.
 
     Args:
@@ -49,6 +54,7 @@ def model_files(source: str, scheme: str, shape: Sequence[int], seed: int, folde
         shape: of one image, such as (3, 224, 224).
         seed: of the weights and of the images that the batch-norm statistics come from.
         folder: where the files go.
+        standard: whether to write the form in standard operators.
 
     Raises:
         ModelSourceError: there is no such model.
@@ -68,16 +74,18 @@ def model_files(source: str, scheme: str, shape: Sequence[int], seed: int, folde
     original = export_float(model, images[:2], folder)
     bnn = convert(model, scheme, example_inputs=(images[:2],))
     calibrate(bnn, [images])
+    cost = summary(bnn, (images[:2],)).totals
     packed = lower(split_if_ternary(bnn, (images[:2],)), (images[:2],))
     return Files(
         read_inputs(onnx.load(original), source, None),
         original,
         export_onnx(packed, folder / "bnnfx.onnx"),
-        export_onnx(packed, folder / "standard.onnx", dialect="standard"),
+        export_onnx(packed, folder / "standard.onnx", dialect="standard") if standard else None,
         (
             f"weights are random (seed {seed}) and batch-norm statistics come from random images, "
             "which changes no time; accuracy is not measured",
         ),
+        cost.binary_macs / (cost.binary_macs + cost.float_macs),
     )
 
 

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from rich.table import Table as RichTable
 
 from bnnfx.bench.machine import Machine
+from bnnfx.bench.many_models import ModelRow
 from bnnfx.bench.single_layers import LayerTable
 from bnnfx.bench.timing import Spread
 from bnnfx.bench.whole_models import Table
@@ -23,6 +24,7 @@ class Report:
         notes: what has to be said about the contenders.
         models: one table per number of threads and batch size.
         layers: one table per shape, number of threads and batch size.
+        rows: of several models, one per model, number of threads and batch size.
     """
 
     command: list[str]
@@ -31,6 +33,7 @@ class Report:
     notes: list[str]
     models: list[Table]
     layers: list[LayerTable]
+    rows: list[ModelRow] = field(default_factory=list)
 
     def to_json(self) -> str:
         """All of it, with every single measurement."""
@@ -47,6 +50,8 @@ class Report:
         ]
         for table in self.models:
             lines += _model_tables(table)
+        if self.rows:
+            lines += _overview(self.rows)
         for layers in _by_setting(self.layers):
             lines += _layer_tables(layers)
         return [*lines, *(f"note: {note}" for note in self.notes)]
@@ -82,6 +87,32 @@ def _model_tables(table: Table) -> list[RichTable | str]:
     limit = f"the ceiling is {_giga(table.ceiling)} G binary MAC/s"
     heading = f"\n{setting}: nodes of our file with kernels, run by itself; {limit}"
     return [*lines, heading, nodes]
+
+
+def _overview(rows: Sequence[ModelRow]) -> list[RichTable | str]:
+    """One table of all models; where several were asked for, with threads and batch."""
+    several = len({(row.threads, row.batch) for row in rows}) > 1
+    table = RichTable()
+    table.add_column("model", overflow="fold")
+    for column in (*(("threads", "batch") if several else ()), "fp32 ms", "ours ms", "x fp32", "int8 x fp32"):
+        table.add_column(column, justify="right")
+    for column in ("binary MACs", "file MB", "float MB"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(
+            row.source,
+            *((str(row.threads), str(row.batch)) if several else ()),
+            f"{row.fp32.median:.2f}",
+            f"{row.ours.median:.2f}",
+            _spread(row.ratio, 2),
+            "-" if row.int8 is None else f"{row.int8.median:.2f}",
+            _percent(row.binary_share),
+            *(f"{size / 1e6:.1f}" for size in (row.file_bytes, row.float_bytes)),
+        )
+    setting = (
+        f"{_count(rows[0].threads, 'thread')}, batch {rows[0].batch}, per image: " if not several else "per image: "
+    )
+    return [f"\n{setting}medians (10th to 90th percentile)", table]
 
 
 def _by_setting(tables: Sequence[LayerTable]) -> list[list[LayerTable]]:

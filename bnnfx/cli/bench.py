@@ -20,7 +20,7 @@ from bnnfx.cli.common import (
     working,
 )
 from bnnfx.errors import BenchmarkError
-from bnnfx.source_forms import IMAGE_SIZE
+from bnnfx.source_forms import IMAGE_SIZE, MARKED_FORMS, sources_of
 
 if TYPE_CHECKING:
     from bnnfx.bench.command import Settings
@@ -37,7 +37,7 @@ def bench(
         str | None,
         typer.Argument(
             metavar="[MODEL]",
-            help="An ONNX file, `torchvision:NAME`, `file.py:function` or `module:function`.",
+            help=f"An ONNX file, {MARKED_FORMS}; or several models of libraries with commas between, a row for each.",
             show_default=False,
         ),
     ] = None,
@@ -82,6 +82,8 @@ def bench(
 
         bnnfx bench model.onnx --float original.onnx --batch 1,8 --json result.json
 
+        bnnfx bench torchvision:resnet18,timm:deit_tiny_patch16_224 --scheme xnor
+
         bnnfx bench --layer all --rounds 3
 
         bnnfx bench --layer 64,128,3,56:2 --layer 256,256,1,14 --rounds 5
@@ -123,15 +125,18 @@ def _bench_model(
     settings: "Settings",
     notify: "Notify",
 ) -> "Report":
-    from bnnfx.bench.command import bench_file, bench_model
+    from bnnfx.bench.command import bench_file, bench_model, bench_models
     from bnnfx.schemes import schemes
 
-    if not is_file_of_onnx(model):
+    sources = sources_of(model)
+    if len(sources) > 1 or not is_file_of_onnx(model):
         refuse({"--float": original}, f"is for files; {model} is built together with its float original")
         scheme = scheme or "bireal"
         if scheme not in schemes():
             raise typer.BadParameter(f"--scheme is one of {', '.join(schemes())}; got '{scheme}'.")
         one: Sequence[int] = shape(input)[1:] if input else (3, size or IMAGE_SIZE, size or IMAGE_SIZE)
+        if len(sources) > 1:
+            return bench_models(sources, scheme, one, settings, notify)
         return bench_model(model, scheme, one, settings, notify)
     refuse({"--scheme": scheme, "--input": input}, f"is for models; {model} is a file")
     if original is not None and not original.is_file():

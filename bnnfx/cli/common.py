@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from bnnfx.config import FLOAT_KEYWORDS, Config, LayerConfig
 from bnnfx.errors import BnnfxError, ModelSourceError, first_line
 from bnnfx.file_writing import require_folder, write_whole
-from bnnfx.source_forms import FORMS, IMAGE_SIZE, PREFIX
+from bnnfx.source_forms import FORMS, IMAGE_SIZE, LIBRARIES, named_model
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -117,7 +117,7 @@ InputOption = Annotated[
     typer.Option(
         metavar="SIZES",
         help=f"Shape of an argument of forward with its batch, such as `1x3x32x32`; once for each argument. "
-        f"`1x3x{IMAGE_SIZE}x{IMAGE_SIZE}` for models of torchvision.",
+        f"`1x3x{IMAGE_SIZE}x{IMAGE_SIZE}` for models of {' and '.join(LIBRARIES)}.",
         show_default=False,
     ),
 ]
@@ -190,7 +190,7 @@ class Request:
         from bnnfx.model_source import build
 
         if self.weights is None:
-            random = self.source.startswith(PREFIX)
+            random = named_model(self.source) is not None
             kind = "random" if random else "those it is made with, random ones unless it loads others"
             say(f"the weights of {self.source} are {kind} (seed {self.seed}); --weights gives trained ones")
         inputs = self.example_inputs() if self.shapes else None
@@ -220,7 +220,7 @@ def request(
         raise typer.BadParameter(f"--scheme is one of {', '.join(known)}; {given}.")
     found = None if weights is None else _weights(weights)
     shapes = tuple(shape(text) for text in inputs or ())
-    if not shapes and source.startswith(PREFIX):
+    if not shapes and named_model(source) is not None:
         shapes = ((1, 3, IMAGE_SIZE, IMAGE_SIZE),)
     words = tuple(keep_float) if keep_float else FLOAT_KEYWORDS
     words = () if words == (_NOTHING,) else words

@@ -25,6 +25,7 @@ from bnnfx.cli.common import (
 )
 from bnnfx.file_writing import write_whole
 from bnnfx.registry import require_known
+from bnnfx.source_forms import MARKED_FORMS
 
 _OURS = ", ".join(f"`{target.name}` ({target.title})" for target in TARGETS.registered())
 
@@ -34,7 +35,7 @@ def convert(
     model: Annotated[
         str,
         typer.Argument(
-            help="`torchvision:NAME`, or a function that returns a module: `file.py:function`, `module:function`.",
+            help=f"{MARKED_FORMS}: a model of a library, or a function that returns a module.",
             show_default=False,
         ),
     ],

@@ -25,6 +25,7 @@ from bnnfx.cli.common import (
     target,
     working,
 )
+from bnnfx.source_forms import MARKED_FORMS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
 def inspect(
     model: Annotated[
         str,
-        typer.Argument(
-            help="An ONNX file, `torchvision:NAME`, `file.py:function` or `module:function`.", show_default=False
-        ),
+        typer.Argument(help=f"An ONNX file, {MARKED_FORMS}.", show_default=False),
     ],
     scheme: SchemeOption = None,
     input: InputOption = None,

@@ -26,6 +26,7 @@ from bnnfx.cli.common import (
     working,
 )
 from bnnfx.cli.common import shape as sizes_of
+from bnnfx.source_forms import MARKED_FORMS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ def verify(
     model: Annotated[
         str,
         typer.Argument(
-            help="An ONNX file of bnnfx, `torchvision:NAME`, `file.py:function` or `module:function`.",
+            help=f"An ONNX file of bnnfx, {MARKED_FORMS}.",
             show_default=False,
         ),
     ],

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnnfx.errors import ConversionError, first_line
+from bnnfx.frontend.functions import FailedInside, Functions
 from bnnfx.frontend.hooks import REMEDY
 from bnnfx.frontend.modes import differing_modules, follow_both_modes
 from bnnfx.frontend.written_out import WrittenOut, layers_of
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_calls
 from bnnfx.graph.given_models import copy_of, copy_of_modules, obstacle, require_module
 from bnnfx.graph.graph_module import BinaryGraphModule, Held
-from bnnfx.graph.inplace import home_of, unsafe_calls, unsafe_writes
+from bnnfx.graph.inplace import is_number, unsafe_calls, unsafe_writes, write_back
 from bnnfx.graph.known_sizes import KnownSizes
 from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
 from bnnfx.graph.record import Remark
@@ -82,9 +83,14 @@ class _Tracer(fx.Tracer):
 
     # unpickling a graph makes one without arguments
     def __init__(
-        self, leaves: frozenset[str] = frozenset(), given: int | None = None, known: KnownSizes | None = None
+        self,
+        leaves: frozenset[str] = frozenset(),
+        given: int | None = None,
+        known: KnownSizes | None = None,
+        functions: Functions | None = None,
     ) -> None:
         super().__init__()
+        self._functions = functions
         self._leaves = leaves
         self._given = given
         self._known = known
@@ -95,8 +101,16 @@ class _Tracer(fx.Tracer):
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
         if self._known is not None:
-            self._known.note(node)
+            self._known.run(node)
         return node
+
+    def create_proxy(
+        self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **named: Any
+    ) -> Any:
+        """A function that is given weights of modules is traced into."""
+        if self._functions is not None and self._functions.enters(kind, target, args, kwargs, self.root):
+            return self._functions.call(target, args, kwargs, [str(path) for path, _ in self.module_stack.values()])
+        return super().create_proxy(kind, target, args, kwargs, *rest, **named)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         return bool(self.decide(obj.node))
@@ -155,12 +169,7 @@ class _Tracer(fx.Tracer):
 
     def is_number(self, node: fx.Node) -> bool:
         """Whether a value is a size, or computed of sizes, which no assignment changes in place."""
-        if node not in self._numbers:
-            arithmetic = node.op == "call_function" and home_of(node.target) == "_operator" and node.all_input_nodes
-            self._numbers[node] = operator_of_target(node.target).kind is Kind.SIZE or (
-                bool(arithmetic) and all(map(self.is_number, node.all_input_nodes))
-            )
-        return self._numbers[node]
+        return is_number(node, self._numbers)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """A batch norm's count of batches is no part of what it computes; see `follow_both_modes`."""
@@ -190,7 +199,7 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         try:
             result = super().call_module(m, m.forward, args, kwargs)
-        except _Untraceable:
+        except (_Untraceable, FailedInside):
             raise
         except Exception as error:
             raise _Untraceable(path, error) from error
@@ -240,6 +249,7 @@ def trace(
     whole: Mapping[str, str] | None = None,
     example_inputs: Sequence[Tensor] | None = None,
     changing: Collection[str] = (),
+    functions: Functions | None = None,
 ) -> Traced:
     """Trace a copy of `model`, in training and in evaluation: the graph follows `train()` and `eval()` as it does.
 
@@ -252,6 +262,7 @@ def trace(
             graph, and decisions about sizes, but for that of the batch, are made for these.
         changing: the submodules with hooks that change values, which are kept as leaves; other hooks of what is traced
             into are left out.
+        functions: which functions are called as a whole, and not traced into; grows by those that cannot be.
 
     Raises:
         ConversionError: the forward of the model itself cannot be traced, or it is no plain module that can be copied.
@@ -268,12 +279,13 @@ def trace(
     held = {training: _held(model, training) for training in (False, True)}
     remarks: list[Remark] = []
     _allow_tracing_batch_norms(model)
+    functions = Functions() if functions is None else functions
     while True:
         model.eval()
-        evaluation = _trace(out, leaves, example_inputs)
-        both = set(leaves)
+        evaluation = _trace(out, leaves, example_inputs, functions)
+        both, as_whole = set(leaves), len(functions)
         model.train()
-        graphs = {False: evaluation, True: _trace(out, leaves, example_inputs)}
+        graphs = {False: evaluation, True: _trace(out, leaves, example_inputs, functions)}
         for path in leaves.keys() - both:
             _mark_if_identity(model, path, evaluation)
         with torch.no_grad():  # a subclass of a batch norm counts its batches while it is traced
@@ -284,11 +296,18 @@ def trace(
             for path in out.called_both_ways(_called(*(traced.gm for traced in graphs.values())))
         }
         leaves |= twice
-        if leaves.keys() != both:
+        if leaves.keys() != both or len(functions) != as_whole:
             continue
-        found = dict(_obstacles(model, graphs, leaves))
+        try:
+            found = dict(_obstacles(model, graphs, leaves))
+        except ConversionError:
+            if functions.keep_whole([""]):
+                continue
+            raise
         if not found:
             break
+        if functions.keep_whole(found):
+            continue
         assert found.keys().isdisjoint(leaves), "a leaf is found once"
         if found.keys() == {""}:
             remarks.append(Remark(type(model).__name__, found[""].reason, found[""].remedy))
@@ -341,8 +360,10 @@ def _held(model: nn.Module, training: bool) -> Held:
     )
 
 
-def _trace(out: WrittenOut, leaves: dict[str, _Leaf], example_inputs: Sequence[Tensor] | None) -> _InMode:
-    """The graph of a model in the mode that it is in; `leaves` grows by what cannot be traced."""
+def _trace(
+    out: WrittenOut, leaves: dict[str, _Leaf], example_inputs: Sequence[Tensor] | None, functions: Functions
+) -> _InMode:
+    """The graph of a model in the mode that it is in; `leaves` and `functions` grow by what cannot be traced."""
     model = out.model
     own = set(vars(model))
     while True:
@@ -352,12 +373,17 @@ def _trace(out: WrittenOut, leaves: dict[str, _Leaf], example_inputs: Sequence[T
             known = None if example_inputs is None else KnownSizes(model, example_inputs)
             given = None if example_inputs is None else len(example_inputs)
             called = copy_of_modules(model)  # what its modules keep of the call is no part of the graph
-            tracer = _Tracer(frozenset(leaves), given, known)
+            tracer = _Tracer(frozenset(leaves), given, known, functions)
             graph = tracer.trace(called)
+            functions.unmark_results()
             _drop_unread_sizes(graph)
             for name in {str(node.target) for node in graph.nodes if node.op == "get_attr"} & vars(called).keys():
                 setattr(model, name, getattr(called, name))  # a tensor that forward made, and torch keeps there
-            return _InMode(BinaryGraphModule(model, graph, type(model).__name__), tracer.gives_input)
+            gm = BinaryGraphModule(model, graph, type(model).__name__)
+            write_back(gm)
+            return _InMode(gm, tracer.gives_input)
+        except FailedInside:
+            continue
         except _Untraceable as failure:
             leaves[failure.path] = _no_plain_module(model, failure.path) or _Leaf(
                 f"torch.fx cannot trace it: {first_line(failure.cause)}", _NO_DECISIONS

@@ -43,7 +43,7 @@ def observing(gm: fx.GraphModule) -> Iterator[dict[str, ChannelStatistics]]:
 
 
 def count_bits(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> dict[str, ChannelStatistics]:
-    """What the binarizers of a graph see in evaluation; where they give one bit only, what they see in training.
+    """What the binarizers of a graph see in evaluation; where a channel has one bit only, what they see in training.
 
     A batch norm that was only just inserted has the statistics of no data: it normalizes in training alone. The graph
     is not changed.
@@ -51,14 +51,17 @@ def count_bits(gm: fx.GraphModule, example_inputs: tuple[Any, ...]) -> dict[str,
     copied = copy.deepcopy(gm).eval()
     with torch.no_grad(), observing(copied) as seen:
         copied(*copies(example_inputs))
-    if not any(_is_constant(statistics) for statistics in seen.values()):
+    if not any(bool(statistics.constant.any()) for statistics in seen.values() if statistics.count):
         return seen
     with torch.no_grad(), observing(copied.train()) as seen_in_training:
         try:
             copied(*copies(example_inputs))
         except Exception:  # one value per channel, say: then evaluation is all that there is
             return seen
-    return {name: seen_in_training[name] if _is_constant(counted) else counted for name, counted in seen.items()}
+    return {
+        name: seen_in_training[name] if counted.count and bool(counted.constant.any()) else counted
+        for name, counted in seen.items()
+    }
 
 
 def note_constant_bits(gm: fx.GraphModule, record: Record, seen: Mapping[str, ChannelStatistics]) -> list[Remark]:

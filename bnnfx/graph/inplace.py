@@ -4,6 +4,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Collection, Iterator
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -11,13 +12,18 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from bnnfx.graph.dataflow import module_of
-from bnnfx.graph.operators import call_of, is_opaque, operator_of
+from bnnfx.graph.operators import Kind, call_of, is_opaque, operator_of, operator_of_target
+from bnnfx.nn.with_item import with_item
 
 _AUGMENTED: dict[Any, Callable[..., object]] = {
     getattr(operator, f"i{name}"): getattr(operator, name)
     for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 } | {operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor}
 """`y += x` and its like, and what they compute."""
+
+
+_OF_CONSTANTS: dict[str, Callable[..., object]] = {"zero_": torch.zeros_like, "fill_": torch.fill}
+"""Methods that write what no method gives without, and the functions that do."""
 
 
 def written(gm: fx.GraphModule, node: fx.Node) -> fx.Node | None:
@@ -70,11 +76,16 @@ _HOMES = ("torch", "bnnfx", "_operator", "builtins", "math")
 """Packages in which the spelling of a call says whether it writes."""
 
 
+def is_foreign(called: object) -> bool:
+    """Whether a function, or a module, is of neither Python, torch nor this package."""
+    return home_of(called) not in _HOMES
+
+
 def may_write(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a call may write into its inputs: what nothing is known of may, unless torch or this package made it."""
     if node.op not in ("call_module", "call_function") or not is_opaque(operator_of(gm, node)):
         return False
-    return home_of(module_of(gm, node) if node.op == "call_module" else node.target) not in _HOMES
+    return is_foreign(module_of(gm, node) if node.op == "call_module" else node.target)
 
 
 def must_stay(gm: fx.GraphModule, node: fx.Node) -> bool:
@@ -104,12 +115,14 @@ def functional_twin(node: fx.Node) -> Callable[..., object] | str | None:
         if name.startswith("__"):
             augmented: Callable[..., object] | None = _AUGMENTED.get(getattr(operator, name.strip("_"), None))
             return augmented
+        if name in _OF_CONSTANTS:
+            return _OF_CONSTANTS[name]
         return name[:-1] if callable(getattr(Tensor, name[:-1], None)) and _gives_floats(name[:-1]) else None
     assert not isinstance(node.target, str)
     if node.target in _AUGMENTED:
         return _AUGMENTED[node.target]
     if node.target is operator.setitem:
-        return None
+        return with_item
     if not name.endswith("_"):
         return node.target  # without the flag, or `out`
     places = [place for place in (torch, F) if getattr(place, name, None) is node.target]  # not a user's own
@@ -145,9 +158,11 @@ def unsafe_writes(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
     order = {node: place for place, node in enumerate(gm.graph.nodes)}
     memory: dict[fx.Node, set[fx.Node]] = {}  # the values that may lie in the same memory, in one set
     tensor: dict[fx.Node, fx.Node] = {}  # names of one and the same tensor, by the first of them
+    numbers: dict[fx.Node, bool] = {}
     for node in gm.graph.nodes:
         source = written(gm, node)
-        for shared in _may_share(gm, node) if source is None else (source,):
+        sharing = [] if is_number(node, numbers) else _may_share(gm, node) if source is None else [source]
+        for shared in [value for value in sharing if not is_number(value, numbers)]:
             merged = memory.get(node, {node}) | memory.get(shared, {shared})
             memory.update(dict.fromkeys(merged, merged))
         if source is None:
@@ -158,11 +173,80 @@ def unsafe_writes(gm: fx.GraphModule) -> Iterator[tuple[fx.Node, str]]:
         elif source.op == "get_attr":
             yield node, f"writes into '{source.target}', which belongs to the model"
         else:
+            back = _written_back(node)
             for other in memory[source] - {node}:
-                late = [user for user in other.users if order[user] > order[node]]
+                same = tensor.get(other, other)
+                if same is _viewed(node, tensor):
+                    continue  # it has been written there, and what is written back is that
+                until = len(order) if back is None or same is not _same(back.args[0], tensor) else order[back]
+                late = [user for user in other.users if order[node] < order[user] < until]
                 if order[other] < order[node] and tensor.get(other, other) is not tensor[node] and late:
                     yield node, f"writes into memory that '{late[0].name}' reads as '{other.name}'"
                     break
+
+
+def is_number(node: fx.Node, known: dict[fx.Node, bool]) -> bool:
+    """Whether a value is a size, or computed of sizes, which has no memory that is written to.
+
+    Args:
+        node: the value.
+        known: the same, of nodes that were asked for before.
+    """
+    if node not in known:
+        arithmetic = node.op == "call_function" and home_of(node.target) == "_operator" and node.all_input_nodes
+        known[node] = operator_of_target(node.target).kind is Kind.SIZE or (
+            bool(arithmetic) and all(is_number(source, known) for source in node.all_input_nodes)
+        )
+    return known[node]
+
+
+def write_back(gm: fx.GraphModule) -> None:
+    """Behind a write into a part of a tensor, `y[:, :2].mul_(2)`, assign it to that part, where `y` is read later.
+
+    It changes nothing in what the graph computes, and says which part of which tensor was written.
+    """
+    order = {node: place for place, node in enumerate(gm.graph.nodes)}
+    for node in order:
+        part = written(gm, node)
+        if part is None or not _is_part(part) or _written_back(node) is not None:
+            continue
+        whole, index = part.args
+        if any(order[user] > order[node] for user in whole.users):  # type: ignore[union-attr]
+            with gm.graph.inserting_after(node):
+                back = gm.graph.call_function(operator.setitem, (whole, index, node))
+            back.meta.update(node.meta)
+
+
+def _is_part(node: fx.Node) -> bool:
+    """Whether a node gives a part of a tensor, in its memory: what is picked by lists or tensors is a copy."""
+    if node.op != "call_function" or node.target is not operator.getitem or not isinstance(node.args[0], fx.Node):
+        return False
+    index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    return all(isinstance(place, slice | int | EllipsisType | None) for place in index)
+
+
+def _written_back(node: fx.Node) -> fx.Node | None:
+    """The assignment to a part of a tensor that follows a write into this part, `y[i] = y[i].mul_(2)`, if it does."""
+    part = _first(node)
+    if not isinstance(part, fx.Node) or not _is_part(part):
+        return None
+    return next((user for user in node.users if _assigns(user, node) and user.args[:2] == part.args), None)
+
+
+def _assigns(node: fx.Node, value: fx.Node) -> bool:
+    return node.op == "call_function" and node.target is operator.setitem and node.args[2] is value
+
+
+def _same(value: object, tensor: dict[fx.Node, fx.Node]) -> object:
+    """The first name of a tensor."""
+    return tensor.get(value, value) if isinstance(value, fx.Node) else value
+
+
+def _viewed(node: fx.Node, tensor: dict[fx.Node, fx.Node]) -> fx.Node | None:
+    """The part of a tensor that an assignment writes back."""
+    value = node.args[2] if node.op == "call_function" and node.target is operator.setitem else None
+    back = _written_back(value) if isinstance(value, fx.Node) else None
+    return tensor.get(value) if back is node and isinstance(value, fx.Node) else None
 
 
 def unsafe_calls(gm: fx.GraphModule, writers: Collection[str]) -> Iterator[tuple[fx.Node, str]]:

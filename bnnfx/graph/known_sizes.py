@@ -5,6 +5,7 @@ both, and is computed of nothing that is not, is known not to depend on it. Whil
 about such numbers (`if x.shape[-1] > 7`) can be made; what depends on the batch, or on values, stays open.
 """
 
+import copy
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from bnnfx.graph.dataflow import call_node
-from bnnfx.graph.given_models import copy_of_modules
 from bnnfx.graph.shapes import with_batch
 from bnnfx.private_interfaces import FakeTensorMode
 
@@ -34,8 +34,10 @@ class KnownSizes:
     def __init__(self, root: nn.Module, example_inputs: Sequence[Tensor]) -> None:
         """The sizes in a graph of the modules and parameters of `root`, none of which is changed."""
         self.running = False
-        self._root = copy_of_modules(root)
         self._fakes = FakeTensorMode(allow_non_fake_inputs=True)
+        # modules may write into their tensors when they are called
+        tensors = (*root.parameters(), *root.buffers())
+        self._root = copy.deepcopy(root, {id(tensor): self._fakes.from_tensor(tensor) for tensor in tensors})
         batched = with_batch([x.shape for x in example_inputs])
         self._inputs = [
             [(torch.Size((of * len(x), *x.shape[1:])) if whole else x.shape, x.dtype, x.device) for of in _BATCHES]
@@ -49,7 +51,7 @@ class KnownSizes:
         """Nodes that give numbers that are computed of sizes alone, and do not depend on the batch."""
         self._of_inputs: set[fx.Node] = set()
 
-    def note(self, node: fx.Node) -> None:
+    def run(self, node: fx.Node) -> None:
         """Run the next operation of the graph; what fails is not known, nor what is computed of it."""
         if node.op == "placeholder" or not self._of_inputs.isdisjoint(node.all_input_nodes):
             self._of_inputs.add(node)
@@ -58,7 +60,7 @@ class KnownSizes:
         self.running = True
         try:
             with torch.no_grad(), self._fakes:
-                first, second = self._run(node, 0), self._run(node, 1)
+                first, second = self._result(node, 0), self._result(node, 1)
         except Exception:  # whatever it is: it fails when the graph runs, too, or asks for a value
             return
         finally:
@@ -91,7 +93,7 @@ class KnownSizes:
     def _computes(self, node: fx.Node) -> bool:
         return node.op == "call_function" and bool(node.all_input_nodes) and self._sizes >= set(node.all_input_nodes)
 
-    def _run(self, node: fx.Node, of: int) -> Any:
+    def _result(self, node: fx.Node, of: int) -> Any:
         if node.op == "placeholder":
             shape, dtype, device = self._inputs[self._arguments][of]
             return torch.empty(shape, dtype=dtype, device=device)

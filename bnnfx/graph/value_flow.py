@@ -177,6 +177,17 @@ def _curve(row: Operator, call: Call, sources: Mapping[fx.Node, Signs]) -> Tenso
     return result.float().clamp(-_LARGE, _LARGE)
 
 
+def curve_of(gm: fx.GraphModule, node: fx.Node) -> tuple[Tensor, Tensor] | None:
+    """Numbers, `float[61, 1]`, and what a function of one value makes of each; None if it is no such function."""
+    grid = _GRIDS[Sign.BOTH]
+    assert grid is not None
+    if len(node.all_input_nodes) != 1:
+        return None
+    source = node.all_input_nodes[0]
+    values = _curve(operator_of(gm, node), call_of(gm, node), {source: Signs(Sign.BOTH, source, grid)})
+    return None if values is None else (grid, values)
+
+
 def _sign_of(constant: Tensor) -> Sign:
     if not constant.numel() or not constant.dtype.is_floating_point or constant.is_meta:
         return Sign.UNKNOWN

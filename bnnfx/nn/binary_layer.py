@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bnnfx.errors import Refusal
+from bnnfx.nn.last_axis_norm import LastAxisBatchNorm
 from bnnfx.nn.weight import ScaledSign, WeightBinarizer
 from bnnfx.numerics.convolution import Geometry
 
@@ -77,6 +78,11 @@ class BinaryLayer(nn.Module):
     def takes(cls, axes: int) -> bool:
         """Whether its input can have so many axes."""
         return axes == cls.axes
+
+    @classmethod
+    def norm(cls, axes: int | None) -> type[nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d]:
+        """The batch norm of its inputs and outputs, where these have so many axes; None is not known."""
+        return cls.batch_norm if cls.channel_axis == 1 or axes == 2 else LastAxisBatchNorm
 
     @classmethod
     def refuses(cls, layer: nn.Module) -> Refusal | None:

@@ -25,7 +25,7 @@ from bnnfx.graph.dataflow import (
 )
 from bnnfx.graph.halved_channels import groups_of, readers_of_shifted
 from bnnfx.graph.record import record_of
-from bnnfx.graph.shapes import leaves_of
+from bnnfx.graph.shapes import infer_shapes, leaves_of, require_arguments
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryLayer, layer_kind
 from bnnfx.nn.comparison import compare
@@ -105,6 +105,7 @@ def trace_bits(
             and what differs at one does not make others differ. The model's own bits are recorded.
 
     Raises:
+        ExampleInputError: the inputs do not fit the graph.
         StageError: it is a graph that `convert` or `lower` did not make, or a file that `export_onnx` did not write.
         ModelFileError: the file cannot be run.
     """
@@ -119,7 +120,13 @@ def trace_bits(
             "verify compares graphs of bnnfx.convert and bnnfx.lower, and paths of exported files; "
             f"got {f'a graph in stage {record.stage.value}' if record else f'a {type(model).__name__}'}."
         )
-    return trace_graph(copy.deepcopy(model).eval().cpu().float(), inputs, dict(record.same_bits), given)
+    require_arguments(model, inputs)
+    run = copy.deepcopy(model).eval().cpu().float()
+    try:
+        return trace_graph(run, inputs, dict(record.same_bits), given)
+    except Exception:
+        infer_shapes(run, inputs)  # names what does not fit
+        raise
 
 
 def trace_graph(
@@ -274,8 +281,7 @@ class _Recorder(fx.Interpreter):
         return distance.numpy(), error_of(UNIT * distance.abs() + deviation).numpy()
 
     def _record(self, n: fx.Node, bits: Array, compared: Array | None, error: Array | None) -> None:
-        samples = self.samples if bits.size % self.samples == 0 else 1  # of what no input goes into
-        rows = (None if y is None else y.reshape(samples, -1) for y in (bits, compared, error))
+        rows = (None if y is None else y.reshape(rows_of(y, self.samples), -1) for y in (bits, compared, error))
         self.trace.bits[n.name] = Bits(*rows)  # type: ignore[arg-type]
 
     def _given(self, name: str) -> Array | None:
@@ -316,3 +322,8 @@ def packed_map(rows: Array, shape: tuple[int, ...]) -> Array:
     """
     batch, height, width, channels = shape
     return pack_bits(np.ascontiguousarray(rows.reshape(batch, channels, height, width).transpose(0, 2, 3, 1)))
+
+
+def rows_of(values: Array, samples: int) -> int:
+    """In how many rows values lie, one for each sample; in one where no input goes into them, as their number tells."""
+    return samples if values.size % samples == 0 else 1

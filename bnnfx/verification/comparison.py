@@ -189,6 +189,7 @@ def verify(gm: Model, other: Model, inputs: tuple[Any, ...], *, kernels: bool = 
         Counts per node; its `bool()` is the verdict.
 
     Raises:
+        ExampleInputError: the inputs do not fit a graph.
         StageError: one of the two is no such graph.
         ModelFileError: a file cannot be run.
         ValueError: there is no sample, or one without values (on the device `meta`); or the two have no binarizer in
@@ -249,7 +250,7 @@ def compare(a: BitTrace, b: BitTrace, free: BitTrace | None = None) -> Verificat
             faults[name] = faults.get(name, 0) + wrong
     free = b if free is None else free
     differ = [x.bits != y.bits for _, x, y in _pairs(a, free)[0]]
-    samples = len(differ[0]) if differ else len(a.outputs[0])
+    samples = max(map(len, differ), default=len(a.outputs[0]))  # what no input goes into has one row for all
     diverged = np.zeros(samples, dtype=bool)
     for bits in differ:
         diverged |= bits.any(axis=1)

@@ -17,7 +17,7 @@ from bnnfx.numerics.bits import unpack_bits
 from bnnfx.ops import BY_ONNX_NAME, PackedOp
 from bnnfx.ops.packed_op import ONNX_DOMAIN
 from bnnfx.runtime.session import OPSET_KEY, open_session
-from bnnfx.verification.bit_trace import Bits, BitTrace, packed_map
+from bnnfx.verification.bit_trace import Bits, BitTrace, packed_map, rows_of
 
 Array = npt.NDArray[Any]
 
@@ -99,7 +99,9 @@ def trace_file(
             compared = np.subtract(*(by_name[name] for name in packed.compared))
             compared = compared if packed.channels_last else compared.transpose(0, 2, 3, 1)
         bits = unpack_bits(by_name[packed.name], packed.channels)
-        rows = (None if y is None else y.transpose(0, 3, 1, 2).reshape(samples, -1) for y in (bits, compared))
+        rows = (
+            None if y is None else y.transpose(0, 3, 1, 2).reshape(rows_of(y, samples), -1) for y in (bits, compared)
+        )
         trace.bits[packed.name] = Bits(*rows)  # type: ignore[arg-type]
     return trace
 

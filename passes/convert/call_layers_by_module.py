@@ -1,9 +1,11 @@
-"""Layers that are called as a function of a module's own parameters: calls of that module."""
+"""Layers that are called as a function of a module's own weight: calls of that module."""
 
+import operator
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -33,8 +35,9 @@ class Called:
 class CallLayersByModule(Pass[ConvertContext, fx.Node, Called]):
     """Before: `F.linear(x, m.weight, m.bias)`. After: `m(x)`, a `nn.Linear` with these parameters.
 
-    Likewise `F.conv1d` and `F.conv2d`, whose other arguments are settings of the layer.
     That is how a model passes weights to a function of its own, and how a layer written by hand calls torch's function.
+    With another bias than the module's, or none, what it has too much is a constant that is added behind the call:
+    `m(x) + (bias - m.bias)`. Likewise `F.conv1d` and `F.conv2d`, whose other arguments are settings of the layer.
     """
 
     requires = Stage.TRACED
@@ -47,17 +50,16 @@ class CallLayersByModule(Pass[ConvertContext, fx.Node, Called]):
                 yield node
 
     def allowed(self, match: fx.Node) -> Called | Refusal:
-        """The weight and the bias must be all that the module has, and its settings, if it has any, the call's."""
+        """The module must have a weight, or a weight and a bias, nothing else, and no other settings than the call."""
         path, kind = self._path(match), _TYPES[match.target]
         assert path is not None
         module = self.gm.get_submodule(path)
-        own = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
-        if own != set(self._read(match)) or type(module) not in (nn.Module, kind):
+        if not self._own(path) <= {"weight", "bias"} or type(module) not in (nn.Module, kind):
             return Refusal(
-                f"it is called with the weight of '{path}', which has more than this weight and bias",
+                f"it is called with the weight of '{path}', which has more than a weight and a bias",
                 "give the weight and its bias, named weight and bias, a module of their own",
             )
-        layer = self._layer(match, module)
+        layer = self._layer(match, module, "bias" in self._own(path))
         if layer is None or (type(module) is kind and str(layer) != str(module)):
             return Refusal(
                 f"it is called with the weight of '{path}', and not with its settings",
@@ -67,49 +69,71 @@ class CallLayersByModule(Pass[ConvertContext, fx.Node, Called]):
 
     def rewrite(self, match: fx.Node, plan: Called) -> None:
         """Make the module a layer, if the tracer kept no more of it than its parameters, and call it."""
-        held, layer = self.gm.get_submodule(plan.path), plan.layer
+        held, graph, path, layer = self.gm.get_submodule(plan.path), self.gm.graph, plan.path, plan.layer
+        has_bias = "bias" in self._own(path)
         if layer is not None:
             for name, parameter in held.named_parameters():
                 setattr(layer, name, parameter)
-            edit.replace_module(self.gm, plan.path, layer.train(held.training))
-            self.context.layers[plan.path] = type(layer).__name__
-        with self.gm.graph.inserting_before(match):
-            new = self.gm.graph.call_module(plan.path, call_of(self.gm, match).operands[:1])
-        if match in self.context.shapes:
-            self.context.shapes[new] = self.context.shapes[match]
+            edit.replace_module(self.gm, path, layer.train(held.training))
+            self.context.layers[path] = type(layer).__name__
+        values, _, *given = call_of(self.gm, match).operands
+        bias = given[0] if given else None
+        with graph.inserting_before(match):
+            new = layer_call = graph.call_module(path, (values,))
+            if (has_bias or bias is not None) and not _reads(bias, f"{path}.bias"):
+                new = graph.call_function(*self._corrected(layer_call, bias, path if has_bias else None))
+        for node in (layer_call, new):
+            if match in self.context.shapes:
+                self.context.shapes[node] = self.context.shapes[match]
+            node.meta.update(match.meta)
         if match in self.context.ranges:
             self.context.ranges[new] = self.context.ranges[match]
-        new.meta.update(match.meta)
         edit.replace(match, new)
 
     def subject(self, match: fx.Node) -> str:
         """The node's name."""
         return match.name
 
-    def _layer(self, node: fx.Node, module: Any) -> nn.Module | None:
+    def _corrected(self, call: fx.Node, bias: Any, biased: str | None) -> tuple[Any, tuple[fx.Node, Any]]:
+        """What adds a bias behind a call, and takes away the one that it added, of the module at this path."""
+        graph, operation, other = call.graph, operator.add, bias
+        if biased is not None:
+            own = graph.get_attr(f"{biased}.bias")
+            operation = operator.sub if bias is None else operator.add
+            other = own if bias is None else graph.call_function(operator.sub, (bias, own))
+        axes = self.gm.get_submodule(str(call.target)).weight.ndim - 2  # type: ignore[operator]
+        if axes:
+            other = graph.call_function(torch.reshape, (other, (-1, *(1,) * axes)))
+        return operation, (call, other)
+
+    def _layer(self, node: fx.Node, module: Any, bias: bool) -> nn.Module | None:
         """A layer of the type and the settings of a call, without values; None if those are not constants."""
         settings = call_of(self.gm, node).arguments
         if any(isinstance(value, fx.Node) for value in _flat(settings.values())):
             return None
-        (outputs, inputs, *kernel), bias = module.weight.shape, "bias" in self._read(node)
+        outputs, inputs, *kernel = module.weight.shape
         if not kernel:
             return nn.Linear(inputs, outputs, bias, device="meta")
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in settings.items()}
         groups = given.get("groups", 1)
         return _TYPES[node.target](inputs * groups, outputs, tuple(kernel), bias=bias, device="meta", **given)
 
-    def _read(self, node: fx.Node) -> dict[str, str]:
-        """The parameters that a call reads, by their names within their modules: the modules' paths."""
-        read = [operand for operand in call_of(self.gm, node).operands[1:] if isinstance(operand, fx.Node)]
-        pairs = [str(operand.target).rpartition(".") for operand in read if operand.op == "get_attr"]
-        return {name: path for path, _, name in pairs} if len(pairs) == len(read) else {}
+    def _own(self, path: str) -> set[str]:
+        """The names of the parameters and buffers that a module has."""
+        module = self.gm.get_submodule(path)
+        return {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
 
     def _path(self, node: fx.Node) -> str | None:
-        """The module whose weight and, if there is one, bias a call reads."""
-        read, operands = self._read(node), call_of(self.gm, node).operands
-        paths = set(read.values())
-        fits = list(read) in (["weight"], ["weight", "bias"]) and len(paths) == 1 and isinstance(operands[0], fx.Node)
-        return (paths.pop() or None) if fits else None
+        """The module whose weight a call reads."""
+        values, weight, *_ = (*call_of(self.gm, node).operands, None, None)
+        if not isinstance(values, fx.Node) or not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            return None
+        path, _, name = str(weight.target).rpartition(".")
+        return path if path and name == "weight" else None
+
+
+def _reads(node: object, target: str) -> bool:
+    return isinstance(node, fx.Node) and node.op == "get_attr" and node.target == target
 
 
 def _flat(values: Iterable[object]) -> Iterator[object]:

@@ -10,7 +10,7 @@ from bnnfx.graph.dataflow import WEIGHT_LAYERS, module_calls, module_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
 from bnnfx.graph.value_flow import follow_values, normalized, producer
-from bnnfx.nn import BINARY_LAYERS, BinaryLayer, LastAxisBatchNorm
+from bnnfx.nn import BINARY_LAYERS, BinaryLayer
 
 
 class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
@@ -47,10 +47,7 @@ class InsertBatchNorm(Pass[ConvertContext, fx.Node, None]):
         weight = module_of(self.gm, match).weight  # type: ignore[union-attr]
         assert isinstance(weight, Tensor)
         kind = self._kind(match)
-        # torch's own takes axis 1, and so the last one of two only
-        torchs = kind.channel_axis == 1 or self._values[match].axes == 2
-        batch_norm = kind.batch_norm if torchs else LastAxisBatchNorm
-        norm = batch_norm(len(weight), device=weight.device, dtype=weight.dtype)
+        norm = kind.norm(self._values[match].axes)(len(weight), device=weight.device, dtype=weight.dtype)
         edit.call_module_after(self.gm, match, edit.add_module(self.gm, str(match.target), "bn", norm))
 
     def _kind(self, node: fx.Node) -> type[BinaryLayer]:

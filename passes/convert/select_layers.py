@@ -1,6 +1,7 @@
 """Decide which layers become binary; every other convolution or linear layer gets its reason."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,9 @@ from torch.nn.utils import parametrize
 from bnnfx.errors import ConversionError
 from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import WEIGHT_LAYERS, depends_on_input, is_add, is_kind, module_calls, module_of
+from bnnfx.graph.gates import hidden_gates, made_for_gates
 from bnnfx.graph.given_models import computed_weight
+from bnnfx.graph.inplace import home_of
 from bnnfx.graph.operators import Kind, Sign, operator_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal, Remark, Role
@@ -36,6 +39,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         super().__init__(gm, context)
         self._boundary = _Boundary(gm)
         self._values = follow_values(gm, context.shapes)
+        self._made_for_gates = made_for_gates(gm, self._values, context.shapes)
+        self._hidden_gates = hidden_gates(gm, self._values, context.shapes)
 
     def match(self) -> Iterator[fx.Node]:
         """The first call of every layer with a weight, and calls of their functional forms."""
@@ -68,7 +73,10 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
         kept = self._kept_float(calls)
         if chosen or kept is None:
             return self._options(match)
-        return Refusal(f"the {kept} layer stays float", f"{binarize}, or leave {kept!r} out of Config.keep_float")
+        reason, second = f"the {kept} layer stays float", self._boundary.second_input(match)
+        if kept == "first" and second is not None:
+            reason = f"it stays float as first layers do: it reads the input '{second.name}', beside what others give"
+        return Refusal(reason, f"{binarize}, or leave {kept!r} out of Config.keep_float")
 
     def rewrite(self, match: fx.Node, plan: Options) -> None:
         """Note the layer and its options."""
@@ -97,15 +105,11 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
                     "network; give it in Config.options."
                 )
         if not self.context.binary:
-            refused = [
-                f"'{remark.subject}': {remark.reason}." + (f" The remedy: {remark.remedy}." if remark.remedy else "")
-                for remark in self.report.refused[:1]
-            ]
             raise ConversionError(
                 "Nothing in this model can be binarized. "
                 + (
-                    f"{len(self.report.refused)} layer(s) stay float, the first is {refused[0]}"
-                    if refused
+                    self._most_frequent_reason()
+                    if self.report.refused
                     else "torch.fx found no Conv2d or Linear in it; a module that is kept as a leaf hides its layers: "
                     + (" ".join(f"'{r.subject}' is {r.reason}" for r in self.context.leaves) or "there is none here.")
                 )
@@ -118,6 +122,15 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
                 refusal = self._never_met(name)
                 self.report.refused.append(Remark(name, refusal.reason, refusal.remedy))
 
+    def _most_frequent_reason(self) -> str:
+        """Of all refusals, with one of the layers that have it, and what would change it there."""
+        reasons = Counter(remark.reason for remark in self.report.refused)
+        reason, count = reasons.most_common(1)[0]
+        remark = next(remark for remark in self.report.refused if remark.reason == reason)
+        share = f"{count} of them as" if count > 1 else "the first is"
+        remedy = f" The remedy: {remark.remedy}." if remark.remedy else ""
+        return f"{len(self.report.refused)} layer(s) stay float, {share} '{remark.subject}': {reason}.{remedy}"
+
     def _never_met(self, name: str) -> Refusal:
         """Why no node of the graph calls this layer of the user's model."""
         for leaf in self.context.leaves:
@@ -129,6 +142,13 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
                 return Refusal(
                     f"it is inside '{node.target}', a {kind}, which is called as a whole",
                     f"write what {kind} does as a module of your own that calls its layers",
+                )
+        for node in self.gm.graph.nodes:
+            if node.op == "get_attr" and str(node.target).rpartition(".")[0] == name and node.users:
+                user = next(iter(node.users))
+                return Refusal(
+                    f"forward does not call it, but gives its {str(node.target).rpartition('.')[2]} to '{user.name}'",
+                    "let forward call the module itself",
                 )
         mode = "train" if self.gm.training else "eval"
         return Refusal(
@@ -148,6 +168,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
             "first": self._boundary.first,
             "last": self._boundary.last,
             "downsample": lambda node: _is_downsample(self.gm, node),
+            "depthwise": lambda node: _is_depthwise(self.gm, node),
+            "gate": lambda node: node in self._made_for_gates,
         }
         for word in self.context.config.keep_float:
             if any(tests[word](node) for node in calls):
@@ -163,6 +185,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
 
     def _constant_sign(self, match: fx.Node) -> Refusal | None:
         source = match.all_input_nodes[0]
+        if source in self._hidden_gates and "gates" in self.context.config.adapt:
+            return None  # a batch norm is put in front of it
         value = self._values[source]
         sign, culprit = value.without_relus.sign, value.without_relus.culprit
         least, most = self.context.ranges.get(source, (math.nan, math.nan))
@@ -241,8 +265,9 @@ def _unsupported(layer: nn.Module, only_looked_at: bool) -> Refusal | None:
 
 
 def _of_another_type(layer: nn.Module) -> Refusal:
-    *others, last = (kind.__name__ for kind in BINARY_LAYERS)
-    reason = f"{type(layer).__name__} is not supported; {', '.join(others)} and {last} are"
+    *others, last = (f"nn.{kind.__name__}" for kind in BINARY_LAYERS)
+    home = "nn" if home_of(layer) == "torch" else type(layer).__module__
+    reason = f"{home}.{type(layer).__name__} is not supported; {', '.join(others)} and {last} are"
     for kind in BINARY_LAYERS:
         if isinstance(layer, kind):
             return Refusal(
@@ -256,12 +281,18 @@ class _Boundary:
 
     def __init__(self, gm: fx.GraphModule) -> None:
         layers = set(module_calls(gm, WEIGHT_LAYERS))
-        self._sees_input: set[fx.Node] = set()
+        self._sees_input: dict[fx.Node, fx.Node] = {}
+        self._behind_layers: set[fx.Node] = set()
         self._reaches_output: set[fx.Node] = set()
         for node in gm.graph.nodes:
-            sources = [n for n in node.all_input_nodes if n not in layers and not is_kind(gm, n, Kind.SIZE)]
-            if node.op == "placeholder" or any(source in self._sees_input for source in sources):
-                self._sees_input.add(node)
+            sources = [n for n in node.all_input_nodes if not is_kind(gm, n, Kind.SIZE)]
+            if any(source in layers or source in self._behind_layers for source in sources):
+                self._behind_layers.add(node)
+            seen = [self._sees_input[n] for n in sources if n in self._sees_input and n not in layers]
+            if node.op == "placeholder" and not node.args:  # else it is an option, which has a default
+                seen = [node]
+            if seen:
+                self._sees_input[node] = seen[0]
         for node in reversed(gm.graph.nodes):
             users = [user for user in node.users if user not in layers]
             if any(user.op == "output" or user in self._reaches_output for user in users):
@@ -269,6 +300,10 @@ class _Boundary:
 
     def first(self, node: fx.Node) -> bool:
         return node in self._sees_input
+
+    def second_input(self, node: fx.Node) -> fx.Node | None:
+        """The input that a layer reads beside what other layers give; None where there is none of both."""
+        return self._sees_input.get(node) if node in self._behind_layers else None
 
     def last(self, node: fx.Node) -> bool:
         return node in self._reaches_output
@@ -294,6 +329,13 @@ def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
 def _is_pointwise(layer: nn.Module | None) -> bool:
     """Whether a layer is a convolution with a kernel of one value."""
     return isinstance(layer, nn.Conv1d | nn.Conv2d) and math.prod(layer.kernel_size) == 1
+
+
+def _is_depthwise(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """A convolution of one channel per group."""
+    layer = module_of(gm, node)
+    groups = getattr(layer, "groups", 1)
+    return bool(groups > 1 and groups == getattr(layer, "in_channels", 0))
 
 
 def _layers_up_to_fork(gm: fx.GraphModule, node: fx.Node) -> list[fx.Node]:

@@ -45,9 +45,11 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
     """Before: `f(permute(stream))`. After: `permute(f(stream))`, until permutations meet and cancel.
 
     What f may be: another permutation, `pack`, the mean of a map or of a sample, `flatten` of a 1x1 map, an activation,
-    a sum, a concatenation of channels, a map of halves to the one it stands for, and a 1x1 convolution, which is a
-    matrix product then (with the batch norm behind it folded into the matrix, and the bias into that of the binary
-    layer whose result it is added to). Where a region begins, `pack` reads the permuted map as well.
+    a sum, a product or sum with constants per channel (a batch norm), a concatenation of channels (with maps of another
+    origin, too, where it becomes bits and nothing else), a map of halves to the one it stands for, and a 1x1
+    convolution, which is a matrix product then (with the batch norm behind it folded into the matrix, and the bias into
+    that of the binary layer whose result it is added to). What a batch norm adds in front of bits goes into their
+    threshold. Where a region begins, `pack` reads the permuted map as well.
     """
 
     requires = Stage.PACKED
@@ -154,9 +156,20 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
             return self._move
         if calls(reader, mean_of_halves) or calls(reader, shift_halves):
             return self._move
-        if calls(reader, torch.cat) and all(permutes(part, TO_NCHW) for part in reader.all_input_nodes):
-            return self._move if _dims(reader) == 1 and len(shape or ()) == 4 else None
+        if affine_of(self.gm, reader, 4) is not None and _reads_only(reader, source):
+            return self._scale if len(shape or ()) == 4 else None
+        if calls(reader, torch.cat) and _dims(reader) == 1 and len(shape or ()) == 4:
+            alike = all(permutes(part, TO_NCHW) for part in reader.all_input_nodes)
+            return self._move if alike or self._is_packed_only(reader) else None
         return self._lay_out if reader in self._viewed else None
+
+    def _is_packed_only(self, node: fx.Node) -> bool:
+        """Whether nothing but bits is made of a map, in whose layout the bits are."""
+        return bool(node.users) and all(
+            (calls(user, PACK) and user.args[0] is node)
+            or (affine_of(self.gm, user, 4) is not None and self._is_packed_only(user))
+            for user in node.users
+        )
 
     def _may_view(self, reader: fx.Node) -> bool:
         """Whether a reader may read the memory of a map as it lies there: of what is not known, anything may be."""
@@ -225,12 +238,44 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
     def _move(self, border: Border) -> None:
         """Let the reader itself read streams, whatever it does to single values or channels."""
         graph, reader = self.gm.graph, border.reader
-        copy = graph.node_copy(reader, _stream_of)
+        copy = graph.node_copy(reader, self._stream_of)
         if calls(copy, torch.cat):
             copy.args, copy.kwargs = (copy.args[0], 3), {}
         elif calls(copy, mean_of_halves) or calls(copy, shift_halves):
             copy.kwargs = {"axis": 3}
         self._finish(border, copy)
+
+    def _scale(self, border: Border) -> None:
+        """Let a product and a sum with one number per channel read a stream, whose last axis they are along."""
+        affine = affine_of(self.gm, border.reader, 4)
+        assert affine is not None
+        graph, name, result = self.gm.graph, border.reader.name, border.source.args[0]
+        steps = [(operator.mul, "scale", affine.scale, 1), (operator.add, "bias", affine.bias, 0)]
+        if self._moves_into_threshold(border.reader, affine.bias):
+            del steps[1]
+        for function, what, value, neutral in steps:
+            if bool((value != neutral).any()):
+                result = graph.call_function(
+                    function, (result, edit.add_buffer(self.gm, f"{name}_{what}", value.float()))
+                )
+        assert isinstance(result, fx.Node)
+        self._finish(border, result)
+
+    def _moves_into_threshold(self, reader: fx.Node, bias: torch.Tensor) -> bool:
+        """Compare without what is added before a comparison with a constant, if nothing else reads the sum."""
+        pack = sole_user(reader)
+        if pack is None or not calls(pack, PACK) or pack.args[0] is not reader:
+            return False
+        threshold = pack.args[1]
+        if not isinstance(threshold, fx.Node) or threshold.op != "get_attr":
+            return False
+        value = constant(self.gm, threshold).double()
+        value = value.reshape((1,) * (4 - value.ndim) + tuple(value.shape)) - bias.reshape(1, -1, 1, 1)
+        if not bool(value.isfinite().all()):
+            return False
+        with self.gm.graph.inserting_before(pack):
+            pack.update_arg(1, edit.add_buffer(self.gm, f"{pack.name}_threshold", value.float()))
+        return True
 
     def _matrix_product(self, border: Border) -> None:
         convolution = module_of(self.gm, border.reader)
@@ -281,6 +326,19 @@ class KeepChannelsLast(Pass[LowerContext, Border, Rule]):
             convolution.update_arg(3, edit.add_buffer(self.gm, f"{convolution.name}_bias", value))
         return True
 
+    def _stream_of(self, node: fx.Node) -> fx.Node:
+        """A map that is channels last: what a permutation to NCHW reads, or a permutation of an NCHW map."""
+        if not permutes(node, TO_NCHW):
+            known = next((user for user in node.users if permutes(user, TO_NHWC)), None)
+            if known is not None:
+                node.append(known)
+                return known
+            with self.gm.graph.inserting_after(node):
+                return permute(node, TO_NHWC)
+        stream = node.args[0]
+        assert isinstance(stream, fx.Node)
+        return stream
+
     def _finish(self, border: Border, result: fx.Node) -> None:
         """Put `result`, which is channels last, in the place of the reader."""
         reader = border.reader
@@ -317,11 +375,9 @@ def _is_ours(node: fx.Node) -> bool:
     return str(getattr(node.target, "__module__", "")).startswith(("bnnfx.", "torch._ops.bnnfx"))
 
 
-def _stream_of(node: fx.Node) -> fx.Node:
-    """The channels-last map that a permutation to NCHW reads; any other node stays."""
-    stream = node.args[0] if permutes(node, TO_NCHW) else node
-    assert isinstance(stream, fx.Node)
-    return stream
+def _reads_only(reader: fx.Node, source: fx.Node) -> bool:
+    """Whether a node reads one value, and constants."""
+    return all(operand is source or operand.op == "get_attr" for operand in reader.all_input_nodes)
 
 
 def _is_mean(node: fx.Node) -> bool:

@@ -30,7 +30,7 @@ class SettleSizes(Pass[LowerContext, tuple[fx.Node, Any], None]):
         known = KnownSizes(self.gm, self.context.inputs)
         nodes = list(self.gm.graph.nodes)
         for node in nodes:
-            known.note(node)
+            known.run(node)
         for node in nodes:
             if calls(node, assertion):
                 if node.args[0] is True:

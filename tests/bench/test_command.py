@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import bnnfx
 from bnnfx.bench import model_forms
 from bnnfx.cli import app
+from bnnfx.errors import ModelSourceError
 
 QUICK = ("--rounds", "2", "--no-memory")
 
@@ -97,6 +98,28 @@ def test_model_of_torchvision_in_all_its_forms(monkeypatch, scheme):
     assert "weights are random (seed 0)" in report["notes"][0]
 
 
+def test_several_models(monkeypatch):
+    """A row for each that can be built, and a note for one that cannot."""
+
+    def load(source):
+        if source == "timm:missing":
+            raise ModelSourceError("there is none")
+        return Residual()
+
+    monkeypatch.setattr(model_forms, "load_model", load)
+    sources = "torchvision:one, timm:missing,timm:two"
+    arguments = (sources, "--scheme", "xnor", "--size", "8", "--batch", "1,2", *QUICK)
+    report = json.loads(run(*arguments, "--json", "-").stdout)
+    found = [(row["source"], row["batch"]) for row in report["rows"]]
+    assert found == [("torchvision:one", 1), ("torchvision:one", 2), ("timm:two", 1), ("timm:two", 2)]
+    for row in report["rows"]:
+        assert 0 < row["binary_share"] < 1 and row["file_bytes"] > 0 and row["fp32"]["median"] > 0
+    assert any("timm:missing was left out: there is none" in note for note in report["notes"])
+    text = run(*arguments).stdout
+    assert all(words in text for words in ("timm:two", "x fp32", "binary MACs", "timm:missing was left out"))
+    assert "there is none" in run("timm:missing,timm:missing", *QUICK, code=2).output
+
+
 def test_batch_norms_are_no_identity():
     torch.manual_seed(0)
     model = Residual()
@@ -128,6 +151,7 @@ def test_layers():
         (["chain.onnx", "--scheme", "xnor"], "--scheme is for models; chain.onnx is a file"),
         (["torchvision:resnet18", "--scheme", "nonsense"], "--scheme is one of binaryduo, bireal"),
         (["torchvision:resnet18", "--float", "original.onnx"], "--float is for files"),
+        (["torchvision:resnet18,chain.onnx"], "There is no file torchvision:resnet18,chain.onnx"),
         (["--layer", "64,64"], "INPUTS,OUTPUTS,KERNEL,SIZE"),
         (["--layer", "all", "--size", "8"], "--size is for MODEL"),
     ],

@@ -105,29 +105,31 @@ class Linears(nn.Module):
 
 
 class Dense(nn.Module):
-    """Every layer reads the concatenation of all before it."""
+    """Every layer reads the concatenation of all before it, through a module or two of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, second: nn.Module | None = None, third: nn.Module | None = None) -> None:
         super().__init__()
         self.a, self.b, self.c = block(4, 5), block(9, 3), block(12, 4)
+        self.second, self.third = second or nn.Identity(), third or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         first = self.a(x)
-        second = self.b(torch.cat([first, x], 1))
-        return self.c(torch.cat([first, second, x], dim=1))
+        second = self.b(self.second(torch.cat([first, x], 1)))
+        return self.c(self.third(torch.cat([first, second, x], dim=1)))
 
 
 class ConcatenatedStreams(nn.Module):
     """Two streams side by side, and no map of another origin."""
 
-    def __init__(self) -> None:
+    def __init__(self, behind: nn.Module | None = None) -> None:
         super().__init__()
+        self.behind = behind or nn.Identity()
         self.entry, self.left, self.right = block(), block(4, 3), block(4, 5)
         self.last = block(8, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.entry(x)
-        return self.last(torch.cat([self.left(x), self.right(x)], 1))
+        return self.last(self.behind(torch.cat([self.left(x), self.right(x)], 1)))
 
 
 class Grouped(nn.Module):

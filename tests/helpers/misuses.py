@@ -143,9 +143,6 @@ TAKERS: dict[str, Callable[[Given, Any], Any]] = {
 UNCHECKED = {
     # what they say of a float model does not depend on the type of its inputs
     *((function, "whole numbers") for function in ("summary", "draw", "report")),
-    # it runs what it is given, and the errors are torch's
-    *(("verify", what) for what in ("one more", "channels last", "no batch", "another size")),
-    *(("verify", what) for what in ("whole numbers", "complex", "truth values")),
 }
 
 FOREIGN_INPUTS = [

@@ -30,6 +30,7 @@ from helpers.models import (
 )
 
 ALL = Config(keep_float=())
+AS_IT_IS = Config(keep_float=(), adapt=())
 
 
 @dataclass(frozen=True)
@@ -125,9 +126,25 @@ def wired(wiring: Callable[[Any, Tensor], Tensor]) -> Callable[[], nn.Module]:
     return lambda: Wired(wiring)
 
 
+gated = wired(lambda m, x: m.b(torch.sigmoid(m.position) * m.a(x)))
+
+
 def chain(*between: nn.Module) -> Callable[[], nn.Module]:
     """Two convolutions with layers between."""
     return lambda: nn.Sequential(nn.Conv2d(4, 4, 1, bias=False), *between, nn.Conv2d(4, 2, 1))
+
+
+class Projected(nn.Module):
+    """A projection by the weight of a layer, or by the layer itself."""
+
+    def __init__(self, call: bool) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)))
+        self.extra, self.call = nn.Linear(4, 2, bias=False), call
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layers(x).mean((2, 3))
+        return self.extra(y) if self.call else y @ self.extra.weight.t()
 
 
 class Copies(nn.Module):
@@ -218,6 +235,14 @@ class TrainingOnly(Model):
         return (self.last(self.conv(x)), self.aux(x)) if self.training else self.last(self.conv(x))
 
 
+class Scaled(nn.Module):
+    """A weight beside something that is no bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.scale = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8))
+
+
 class Functional(Model):
     """A convolution or a product with a parameter of the model, as a function or as a module."""
 
@@ -225,6 +250,7 @@ class Functional(Model):
         super().__init__()
         self.conv, self.layer, self.linear = conv3x3(3, 8), nn.Conv2d(8, 8, 1), nn.Linear(8, 8)
         self.weight, self.matrix = nn.Parameter(torch.randn(8, 8, 1, 1)), nn.Parameter(torch.randn(8, 8))
+        self.scaled = Scaled()
         self.call = call
 
     def forward(self, x: Tensor) -> Tensor:
@@ -409,9 +435,9 @@ CASES: dict[str, Case] = {
     ),
     "weight of a module that has more": Case(
         "",
-        "which has more than this weight and bias",
-        lambda: Functional(lambda m, x: F.linear(x, m.linear.weight) + m.linear.bias),
-        {"model": lambda: Functional(lambda m, x: F.linear(x, m.linear.weight, m.linear.bias))},
+        "which has more than a weight and a bias",
+        lambda: Functional(lambda m, x: F.linear(x, m.scaled.weight) * m.scaled.scale),
+        {"model": lambda: Functional(lambda m, x: F.linear(x, m.linear.weight) * m.scaled.scale)},
     ),
     "function": Case(
         "conv2d",
@@ -558,12 +584,31 @@ CASES: dict[str, Case] = {
         scheme="binaryduo",
         shaped=True,
     ),
+    "weight that is given to a function": Case(
+        "extra",
+        "forward does not call it, but gives its weight to 't'",
+        lambda: Projected(False),
+        {"model": lambda: Projected(True)},
+    ),
     "path of one mode": Case("", "converted for one mode only", TwoPaths, {"model": Chain}),
     "constant sign": Case("gated", NEVER, SigmoidBeforeConv, {"model": Normalized}, config=Config()),
     "xnor": Case("depthwise", "each filter reads one input channel", Grouped, {"scheme": "remedy"}, scheme="xnor"),
     "rbnn": Case(
         "layer", "a single weight", lambda: One(nn.Conv2d(8, 8, 1, groups=8)), {"scheme": "remedy"}, scheme="rbnn"
     ),
+    # what is adapted to signs
+    "activation that is left out": Case(
+        "3", "in front of it is left out", chain(nn.BatchNorm2d(4), nn.GELU()), {"config": AS_IT_IS}
+    ),
+    "activation that stays": Case(
+        "3",
+        "in front of it stays, though",
+        chain(nn.BatchNorm2d(4), nn.GELU()),
+        {"config": ALL},
+        config=AS_IT_IS,
+    ),
+    "norm behind a gate": Case("b.0", "without which a sign would not show the gate", gated, {"config": AS_IT_IS}),
+    "gate in front of a sign": Case("b.0", "does not show the gate in 'mul'", gated, {"config": ALL}, config=AS_IT_IS),
     # structure
     "block that is partly float": Case(
         "block.conv2",
@@ -623,6 +668,7 @@ CASES: dict[str, Case] = {
         "between pool and sign may rise and fall",
         chain(nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.GELU()),
         {"model": chain(nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.Hardtanh())},
+        config=AS_IT_IS,
         lower=True,
     ),
     "pool of padding": Case(
@@ -700,6 +746,7 @@ CASES: dict[str, Case] = {
         "'gelu' behind it is no step of an epilogue",
         wired(lambda m, x: m.b(m.gelu(m.a(x) + x))),
         {"model": wired(lambda m, x: m.b(m.prelu(m.a(x) + x)))},
+        config=AS_IT_IS,
         lower=True,
     ),
     "stream compared by centring": Case(
@@ -760,7 +807,7 @@ CASES: dict[str, Case] = {
         "depthwise convolutions have more at any width",
         separable,
         scheme="binaryduo",
-        config=Config(),
+        config=Config(keep_float=("first", "last", "downsample")),
     ),
     "shift of a sum of unknown maps": Case(
         "",
@@ -779,9 +826,9 @@ CASES: dict[str, Case] = {
     "shift of no batch norm": Case(
         "",
         "'mul' is no batch norm",
-        wired(lambda m, x: m.b(torch.sigmoid(m.position) * m.a(x))),
+        gated,
         {"model": wired(lambda m, x: m.b(m.a(x)))},
-        **DUO,
+        **DUO | {"config": replace(DUO["config"], adapt=())},
     ),
     "shift without beta": Case(
         "",

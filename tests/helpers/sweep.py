@@ -157,7 +157,9 @@ def judge(op: Operator, place: type[Network], *, scheme: str = "xnor", file: Pat
 
 def _chain(model: Network, op: Operator, scheme: str, finite: bool, file: Path | None) -> str:
     given = not model.training  # one of each: with and without example inputs
-    config = replace(full_width(scheme), layers=dict.fromkeys(("first", "last"), LayerConfig(binarize=False)))
+    # the operator stands where it is, also where a sign does not show it
+    layers = dict.fromkeys(("first", "last"), LayerConfig(binarize=False))
+    config = replace(full_width(scheme), layers=layers, adapt=())
     with canonical_graphs() as canonical:
         gm = bnnfx.convert(model, scheme, example_inputs=(example(),) if given else None, config=config)
     check_canonical(canonical[0], model, example())

@@ -158,7 +158,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
 def test_layer_of_a_type_that_is_not_supported(kind: str) -> None:
     layer = bnnfx.explain(bnnfx.convert(One(KINDS[kind]()), "bireal", config=ALL))["layer"]
     assert (layer.kind, layer.binarized, layer.operators) == (kind, False, ())
-    assert layer.findings[0].reason == f"{kind} is not supported; Conv1d, Conv2d and Linear are"
+    assert layer.findings[0].reason == f"nn.{kind} is not supported; nn.Conv1d, nn.Conv2d and nn.Linear are"
 
 
 class Attention(Model):
@@ -185,7 +185,7 @@ def test_attention_and_the_layer_inside_it() -> None:
         explanation = bnnfx.explain(bnnfx.convert(Attention(add_zero_attn=True), "bireal", config=ALL))
     assert {layer.name for layer in explanation.layers} == {"embed", "attention", "attention.out_proj", "last"}
     assert [finding.reason.split(",")[0] for finding in explanation["attention"].findings] == [
-        *("kept as a float leaf", "MultiheadAttention is not supported; Conv1d")
+        *("kept as a float leaf", "nn.MultiheadAttention is not supported; nn.Conv1d")
     ]
     assert "inside 'attention', which is kept" in explanation["attention.out_proj"].findings[0].reason
 

@@ -21,6 +21,7 @@ from torch import fx
 
 from bnnfx.backends.onnx.end_names import Names, name_ends, require_names
 from bnnfx.backends.onnx.functions import OLDEST_OPSET, function_protos
+from bnnfx.backends.onnx.fusable import scale_last
 from bnnfx.backends.onnx.packed_maps import PackedMap, write_packed_maps
 from bnnfx.backends.onnx.pool_windows import refuse_divisors, spell_out_windows
 from bnnfx.backends.onnx.symbolic import NAMES_KEY, replace_packed_ops
@@ -70,6 +71,7 @@ def onnx_model(
         )
     _name_as_packed_graph(model)
     _merge_slices(model)
+    scale_last(model)
     spell_out_windows(model)
     _strip(model)
     NameFixPass()(model)

@@ -122,6 +122,7 @@ class Operator:
         per_channel: whether its parameters differ between channels, so that it knows which axis they are.
         centres: of a norm, whether it centres the values of each channel.
         multiplies: whether it is a matrix product of its operands.
+        scales: whether it multiplies what it works on, or divides it, value by value.
         transposed: of a layer, whether each input is multiplied by every weight, and not each output made of them.
         replaced: whether schemes replace it beside binary layers: the ReLUs.
         resizable: whether `bnnfx.graph.resize` can change its number of channels.
@@ -149,6 +150,7 @@ class Operator:
     per_channel: Callable[[Call], bool] = field(default=lambda call: False)
     centres: bool = False
     multiplies: bool = False
+    scales: bool = False
     transposed: bool = False
     replaced: bool = False
     resizable: bool = False

@@ -35,6 +35,7 @@ from bnnfx.graph.operators.facts import (
 )
 from bnnfx.nn.batch_second import BatchSecond
 from bnnfx.nn.last_axis_norm import LastAxisBatchNorm
+from bnnfx.nn.with_item import with_item
 
 
 def _up(call: Call) -> Tensor:
@@ -226,7 +227,7 @@ ROWS: tuple[Operator, ...] = (
         fresh=True,
         mode=Mode.SAME,
     ),
-    Operator("glu", Kind.OPAQUE, (nn.GLU,), (F.glu,), sign=signs.keeps, mode=Mode.SAME, fresh=True),
+    Operator("glu", Kind.OPAQUE, (nn.GLU,), (F.glu,), sign=signs.keeps, mode=Mode.SAME, fresh=True, scales=True),
     # functions of one number
     *(
         _unary(name, signs.never)
@@ -279,6 +280,7 @@ ROWS: tuple[Operator, ...] = (
         torch.multiply,
         methods=("mul", "multiply", "__mul__", "__rmul__"),
         canonical=spellings.plain(operator.mul),
+        scales=True,
     ),
     _join(
         "div",
@@ -288,6 +290,7 @@ ROWS: tuple[Operator, ...] = (
         torch.divide,
         methods=("div", "divide", "__truediv__"),
         canonical=spellings.plain(operator.truediv),
+        scales=True,
     ),
     _join("maximum", signs.of_most, torch.maximum, torch.fmax, methods=("maximum", "fmax")),
     _join("minimum", signs.of_least, torch.minimum, torch.fmin, methods=("minimum", "fmin")),
@@ -477,6 +480,14 @@ ROWS: tuple[Operator, ...] = (
         for name, rule in (("max", signs.of_max), ("min", signs.of_min))
     ),
     *(_reduction(name, signs.never) for name in ("var", "std", "norm")),
+    Operator("with item", functions=(with_item,), mode=Mode.SAME, fresh=True, result_axes=same_axes),
+    Operator(
+        "new tensor",
+        functions=(torch.zeros_like, torch.ones_like, torch.full_like, torch.empty_like, torch.fill),
+        methods=("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
+        mode=Mode.SAME,
+        fresh=True,
+    ),
     # sizes
     Operator("size", Kind.SIZE, functions=(getattr,), methods=("size", "dim", "numel", "ndimension"), mode=Mode.SAME),
 )

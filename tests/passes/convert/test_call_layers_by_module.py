@@ -77,6 +77,7 @@ class Others(Model):
     def __init__(self, call):
         super().__init__()
         self.a, self.b, self.weight = nn.Linear(8, 8), nn.Linear(8, 8), nn.Parameter(torch.randn(8, 8))
+        self.c = nn.Linear(8, 8, bias=False)
         self.call = call
 
     def forward(self, x):
@@ -86,10 +87,10 @@ class Others(Model):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda m, x: F.linear(x, m.a.weight, m.b.bias),
         lambda m, x: F.linear(x, m.weight),
         lambda m, x: F.linear(x, m.a.weight * 2, m.a.bias),
         lambda m, x: F.linear(x, m.a.weight.t(), m.a.bias),
+        lambda m, x: F.linear(torch.tanh(m.a.weight), m.weight),
     ],
 )
 def test_stays_a_function(call):
@@ -97,11 +98,36 @@ def test_stays_a_function(call):
     assert not ran.report.changed and "= linear(" in ran.after
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, x: F.linear(x, m.a.weight, m.b.bias),
+        lambda m, x: F.linear(x, m.a.weight),
+        lambda m, x: F.linear(x, m.a.weight) + m.a.bias,
+        lambda m, x: F.linear(x, m.a.weight, m.a.bias * 2),
+        lambda m, x: F.linear(x, m.c.weight, m.a.bias),
+    ],
+)
+def test_another_bias(call):
+    """A sum of three values instead of two: each sum is rounded once, and no value is larger than their sizes."""
+    model = Others(call)
+    (x,) = model.inputs()
+    ran = run_pass(CallLayersByModule, model)
+    assert len(ran.report.applied) == 1 and " linear(" not in ran.after
+    sizes = (x.abs() @ model.a.weight.abs().T + x.abs() @ model.c.weight.abs().T) + 4 * sum(
+        layer.bias.abs() for layer in (model.a, model.b)
+    )
+    assert ((ran.gm(x) - model(x)).abs() <= 16 * torch.finfo(torch.float32).eps * sizes).all()
+
+
 def test_module_that_has_more():
-    ran = run_pass(CallLayersByModule, Others(lambda m, x: F.linear(x, m.a.weight) + m.a.bias))
-    assert "which has more than this weight and bias" in ran.refused["linear"]
-    ran = run_pass(CallLayersByModule, Others(lambda m, x: F.linear(x, m.a.weight, m.a.bias)))
-    assert ran.report.applied == ["linear"]
+    class More(nn.Linear):
+        pass
+
+    model = Others(lambda m, x: F.linear(x, m.b.weight, m.b.bias) + m.b(x))
+    model.b = More(8, 8)
+    ran = run_pass(CallLayersByModule, model)
+    assert "which has more than a weight and a bias" in ran.refused["linear"]
 
 
 class ByHandConvolution(nn.Module):
@@ -151,3 +177,20 @@ def test_settings_of_the_module():
     assert run_pass(CallLayersByModule, Borrowed(padding=1)).report.applied == ["conv2d"]
     ran = run_pass(CallLayersByModule, Borrowed(padding=2, dilation=2))
     assert ran.refused["conv2d"] == "it is called with the weight of 'a', and not with its settings"
+
+
+@pytest.mark.parametrize("bias", [None, torch.arange(8.0)])
+def test_another_bias_of_a_convolution(bias):
+    """A sum of three values instead of two, as of linear layers."""
+
+    class Other(Borrowed):
+        def forward(self, x):
+            return self.a(self.first(x)) + F.conv2d(x, self.a.weight, bias, padding=1)
+
+    model = Other()
+    (x,) = model.inputs()
+    ran = run_pass(CallLayersByModule, model)
+    assert ran.report.applied == ["conv2d"] and "= conv2d(" not in ran.after
+    terms = 8 * 9 + 4
+    largest = float(x.abs().max() * model.a.weight.abs().max()) * terms + 16
+    assert (ran.gm(x) - model(x)).abs().max() <= 4 * terms * torch.finfo(torch.float32).eps * largest

@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -466,14 +467,15 @@ class Separable(Model):
 
 
 def test_factor_is_lowered_for_depthwise_convolutions():
-    ran = run(Separable())
+    everywhere = Config(keep_float=("first", "last", "downsample"))
+    ran = run(Separable(), everywhere)
     names = ran.context.binary
     at_11, at_10 = (2 * 2 * (9 * w + w * w) for w in (11, 10))
     assert at_11 > 2 * (9 * 16 + 16 * 16) >= at_10
     assert set(widths(ran.gm).values()) == {10, 4}
     assert sum(2 * ran.gm.get_submodule(name).weight.numel() for name in names) == at_10
     assert notes(ran)["width_factor"].startswith("is 0.6250 instead of 0.7071")
-    for config in (Config(options={"width_factor": 0.72}), Config(widths={"layers.0": 11})):
+    for config in (replace(everywhere, options={"width_factor": 0.72}), replace(everywhere, widths={"layers.0": 11})):
         assert 11 in widths(run(Separable(), config).gm).values()
 
 

@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
+import bnnfx
 from bnnfx import Config, ConversionError, LayerConfig
 from bnnfx.passes.convert.select_layers import SelectLayers
 
@@ -116,7 +117,7 @@ class One(Model):
 REFUSED = {
     "transposed": (
         lambda: nn.ConvTranspose2d(8, 8, 2),
-        "ConvTranspose2d is not supported; Conv1d",
+        "nn.ConvTranspose2d is not supported; nn.Conv1d, nn.Conv2d and nn.Linear are",
     ),
     "3d": (lambda: nn.Conv3d(8, 8, 1), "Conv3d is not supported"),
     "parametrized": (lambda: parametrizations.weight_norm(nn.Conv2d(8, 8, 1)), "its weight is parametrized"),
@@ -136,7 +137,7 @@ def test_subclass_of_a_layer():
     model = One(Doubled(8, 8, 1))
     ran = run_pass(SelectLayers, model, config=ALL, inputs=model.inputs())
     assert ran.report.applied == ["stem", "plain"]
-    assert ran.refused["layer"] == "Doubled is not supported; Conv1d, Conv2d and Linear are"
+    assert ran.refused["layer"] == "helpers.refusals.Doubled is not supported; nn.Conv1d, nn.Conv2d and nn.Linear are"
 
 
 def test_same_padding_of_an_odd_kernel():
@@ -210,3 +211,53 @@ def test_batch_size_of_the_input_is_not_its_value():
     """fc2 reads a view shaped by `x.size(0)`; that does not make it a first layer."""
     ran = run_pass(SelectLayers, FixedView())
     assert ran.report.applied == ["conv", "fc1", "fc2"]
+
+
+class SecondInput(nn.Module):
+    """Three layers; what is given besides the image meets the middle of them."""
+
+    def __init__(self, wiring) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(n, 16, 3, padding=1) for n in (3, 16, 16))
+        self.wiring = wiring
+
+    def forward(self, x, other, scale=1.0):
+        return self.wiring(self, x, other, scale)
+
+
+@pytest.mark.parametrize(
+    "wiring",
+    [
+        lambda m, x, other, scale: m.c(m.b(m.a(x) + other)),
+        lambda m, x, other, scale: m.c(m.b(torch.cat([m.a(x), other], 1)[:, 3:])),
+    ],
+)
+def test_reason_of_a_layer_that_reads_a_second_input(wiring):
+    ran = run_pass(SelectLayers, SecondInput(wiring), config=Config(keep_float=("first",)))
+    assert ran.refused["a"] == "the first layer stays float"
+    assert ran.refused["b"].endswith("it reads the input 'other', beside what others give")
+
+
+def test_an_argument_with_a_default_is_no_input():
+    ran = run_pass(SelectLayers, SecondInput(lambda m, x, other, scale: m.c(m.b(m.a(x + other)) + scale)))
+    assert "b" in ran.context.binary and "a" in ran.refused
+
+
+def test_weight_that_is_given_to_a_function():
+    class Functional(Chain):
+        def __init__(self):
+            super().__init__()
+            self.extra = nn.Linear(4, 2, bias=False)
+
+        def forward(self, x):
+            return super().forward(x) @ self.extra.weight.t()
+
+    reason = bnnfx.explain(bnnfx.convert(Functional(), "xnor"))["extra"].findings[0].reason
+    assert reason == "forward does not call it, but gives its weight to 't'"
+
+
+def test_most_frequent_reason_is_named():
+    layers = [nn.Conv2d(8, 8, 1), *(nn.ConvTranspose2d(8, 8, 1) for _ in range(3)), nn.Conv2d(8, 8, 1)]
+    reason = r"5 layer\(s\) stay float, 3 of them as '1': nn\.ConvTranspose2d is not supported"
+    with pytest.raises(ConversionError, match=reason):
+        bnnfx.convert(nn.Sequential(*layers), "xnor")

@@ -233,6 +233,40 @@ def test_concatenated_streams(x):
     assert not refusals(packed)
 
 
+def test_streams_beside_other_maps(x):
+    """A map of another origin is transposed once, however many concatenations that are packed it is in."""
+    packed = assert_fuses_exactly(trainable(Dense()), x)
+    assert called(packed) == [
+        *("permute", "pack_nhwc", "float", "cat", "pack_nhwc", "float", "cat", "pack_nhwc", "float", "permute")
+    ]
+    assert [node.args[1] for node in packed.graph.nodes if node.target is torch.cat] == [3, 3]
+    assert not refusals(packed)
+
+
+def test_batch_norms_in_front_of_bits(x):
+    """A scale per channel, along the last axis of a stream, and a threshold; what is folded is rounded once."""
+    torch.manual_seed(0)
+    normed = [nn.BatchNorm2d(9), nn.BatchNorm2d(12)]
+    for norm in normed:
+        nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)
+        nn.init.uniform_(norm.running_var, 0.5, 2.0), nn.init.normal_(norm.running_mean)
+    gm = trainable(Dense(*normed))
+    packed = bnnfx.lower(gm, (x,))
+    assert bnnfx.verify(gm, packed, (x,))
+    names = called(packed)
+    assert (names.count("mul"), names.count("add"), names.count("permute"), names.count("cat")) == (2, 0, 2, 2)
+
+
+@pytest.mark.parametrize("behind", [nn.Hardtanh(), nn.Softmax2d()])
+def test_batch_norms_in_front_of_other_things(behind, x):
+    """Something else reads what is added, in either layout."""
+    norm = nn.BatchNorm2d(8)
+    nn.init.uniform_(norm.weight, 0.5, 1.5), nn.init.normal_(norm.bias)
+    model = ConcatenatedStreams(nn.Sequential(norm, behind))
+    packed = assert_fuses_exactly(trainable(model), x, exact=False)
+    assert (called(packed).count("mul"), called(packed).count("add")) == (1, 1)
+
+
 def test_mean_and_flatten(x):
     gm = trainable(Wired(lambda m, x: torch.flatten(F.adaptive_avg_pool2d(m.a(x) + x, (1, 1)), 1)))
     packed = assert_fuses_exactly(gm, x, exact=False)
@@ -298,7 +332,7 @@ REFUSED = {
         "'max_pool2d_maxpool2d' works on [N, C, H, W], so the map is transposed in front of it",
     ),
     "concatenation with another map": (
-        Dense,
+        lambda: Dense(nn.Softmax2d()),
         "'cat' works on [N, C, H, W], so the map is transposed in front of it",
     ),
     "constant map": (Position, "'add' works on [N, C, H, W], so the map is transposed in front of it"),
