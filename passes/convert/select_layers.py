@@ -110,7 +110,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
                 + (
                     self._most_frequent_reason()
                     if self.report.refused
-                    else "torch.fx found no Conv2d or Linear in it; a module that is kept as a leaf hides its layers: "
+                    else "torch.fx found no Conv1d, Conv2d or Linear in it; a module kept as a leaf hides its layers: "
                     + (" ".join(f"'{r.subject}' is {r.reason}" for r in self.context.leaves) or "there is none here.")
                 )
             )

@@ -41,7 +41,7 @@ def test_golden_linear():
         _0_sign = pack(reshape, _0_sign_threshold)
         _0_packed = binary_conv2d(_0_sign, _0_weight_bits, _0_scale, _0_bias, 6, [1, 1], [0, 0], [1, 1], 1, -1, 1)
         _0 = flatten(_0_packed, 1)
-        _0_bn = frozen_batch_norm(_0, _0_bn_running_mean, _0_bn_running_var, _0_bn_weight, _0_bn_bias, 1e-05)
+        _0_bn = frozen_batch_norm(_0, _0_bn_running_mean, _0_bn_running_var, _0_bn_weight, _0_bn_bias, 1e-05, -1)
         return _0_bn
     """)
 
