@@ -20,6 +20,8 @@ from bnnfx.passes.convert.couple_widths import CoupleWidths
 from bnnfx.passes.convert.functionalize_inplace import FunctionalizeInplace
 from bnnfx.passes.convert.insert_batchnorm import InsertBatchNorm
 from bnnfx.passes.convert.normalize_gated import NormalizeGated
+from bnnfx.passes.convert.pad_in_front import PadInFront
+from bnnfx.passes.convert.read_subclasses_as_layers import ReadSubclassesAsLayers
 from bnnfx.passes.convert.replace_relu import ReplaceRelu
 from bnnfx.passes.convert.select_layers import SelectLayers
 from bnnfx.passes.convert.skip_activations import SkipActivations
@@ -34,7 +36,7 @@ from bnnfx.passes.lower.fuse_replication_into_convolution import FuseReplication
 from bnnfx.passes.lower.keep_channels_last import KeepChannelsLast
 from bnnfx.passes.lower.move_maxpool_behind_pack import MoveMaxPoolBehindPack
 from bnnfx.passes.lower.pack_layers import PackLayers
-from bnnfx.passes.lower.read_tokens_as_maps import ReadTokensAsMaps
+from bnnfx.passes.lower.read_sequences_as_maps import ReadSequencesAsMaps
 from bnnfx.passes.lower.settle_mode import SettleMode
 from bnnfx.passes.lower.settle_sizes import SettleSizes
 from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
@@ -50,6 +52,7 @@ CONVERT: tuple[AnyPass, ...] = (
     # TRACED -> CANONICAL
     FunctionalizeInplace,
     CallLayersByModule,
+    ReadSubclassesAsLayers,
     CanonicalizeCalls,
     # CANONICAL: decide once, then give the network the structure that the scheme needs
     SelectLayers,
@@ -59,6 +62,7 @@ CONVERT: tuple[AnyPass, ...] = (
     AddShortcutPerConvolution,  # needs the batch norms: a shortcut joins behind them
     ReplaceRelu,  # needs the shortcuts: a ReLU behind an add closes a block
     CoupleWidths,  # needs the shortcuts: they tie the widths at their ends together
+    PadInFront,  # behind what looks for chains of layers
     # CANONICAL -> TRAINABLE
     BinarizeLayers,
 )
@@ -81,7 +85,7 @@ LOWER: tuple[AnyPass, ...] = (
     # TRAINABLE -> PACKED
     PackLayers,
     # PACKED: all passes behind this one know maps only
-    ReadTokensAsMaps,
+    ReadSequencesAsMaps,
     # two copies of a map become one convolution first, which is what the passes behind look for
     FuseReplicationIntoConvolution,
     # the bits of a chain first, with the float expression still as it was trained; then what stays float

@@ -135,7 +135,7 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
-def convolve(layer: nn.Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+def convolve(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     """What a convolution computes with this weight and without a bias; `F.conv2d` does not know its padding mode."""
     result: Tensor = layer._conv_forward(x, weight, None)
     return result

@@ -17,6 +17,7 @@ import onnx.numpy_helper
 import onnx_ir as ir
 import pytest
 import torch
+from helpers.refusals import SamePadded
 from helpers.ternary import networks, trainable
 from helpers.tokens import ByHand, Mixed
 from torch import Tensor, fx, nn
@@ -35,6 +36,7 @@ from bnnfx.nn.halves import shift_halves
 from bnnfx.passes.convert.call_layers_by_module import CallLayersByModule
 from bnnfx.passes.convert.canonicalize_calls import CanonicalizeCalls
 from bnnfx.passes.convert.functionalize_inplace import FunctionalizeInplace
+from bnnfx.passes.convert.read_subclasses_as_layers import ReadSubclassesAsLayers
 from bnnfx.passes.lower.compare_for_float_layers import CompareForFloatLayers
 from bnnfx.passes.lower.drop_inference_identities import DropInferenceIdentities
 from bnnfx.passes.lower.fold_batchnorm_to_affine import FoldBatchNormToAffine
@@ -46,7 +48,7 @@ from bnnfx.passes.lower.fuse_replication_into_convolution import FuseReplication
 from bnnfx.passes.lower.keep_channels_last import KeepChannelsLast
 from bnnfx.passes.lower.move_maxpool_behind_pack import MoveMaxPoolBehindPack
 from bnnfx.passes.lower.pack_layers import PackLayers
-from bnnfx.passes.lower.read_tokens_as_maps import ReadTokensAsMaps
+from bnnfx.passes.lower.read_sequences_as_maps import ReadSequencesAsMaps
 from bnnfx.passes.lower.settle_mode import SettleMode
 from bnnfx.passes.lower.settle_sizes import SettleSizes
 from bnnfx.passes.split.move_shift_upstream import MoveShiftUpstream
@@ -106,6 +108,12 @@ def by_hand() -> nn.Module:
     """A linear layer that calls torch's function."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Flatten(), ByHand(576, 8), nn.Linear(8, 8), nn.Linear(8, 4))
+
+
+def subclass() -> nn.Module:
+    """A convolution that pads as TensorFlow does."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 1), SamePadded(8, 8, 3, stride=2), nn.Conv2d(8, 8, 1))
 
 
 def tokens() -> fx.GraphModule:
@@ -353,6 +361,13 @@ TABLE: dict[str, Faults | str] = {
         by_hand,
         {"another weight": lambda gm: [gm.get_submodule("1").weight.data.mul_(1.5)]},  # type: ignore[union-attr, operator]
     ),
+    ReadSubclassesAsLayers.__name__: Faults(
+        subclass,
+        {
+            "another side": argument(lambda n: calls(n, F.pad), 1, lambda pads: pads[::-1]),
+            "another window": setting(nn.Conv2d, "dilation", (1, 2)),
+        },
+    ),
     CanonicalizeCalls.__name__: Faults(
         inplace,
         {
@@ -367,6 +382,7 @@ TABLE: dict[str, Faults | str] = {
     "AddShortcutPerConvolution": CHANGES,
     "ReplaceRelu": CHANGES,
     "CoupleWidths": CHANGES,
+    "PadInFront": CHANGES,
     "BinarizeLayers": CHANGES,
     SplitActivations.__name__: Faults(
         residual_ternary,
@@ -434,7 +450,7 @@ TABLE: dict[str, Faults | str] = {
             "an axis": attribute("pads", lambda pair: [0, 2]),
         },
     ),
-    ReadTokensAsMaps.__name__: Faults(
+    ReadSequencesAsMaps.__name__: Faults(
         tokens,
         {
             "a scale per channel": constant("_per_channel", a_little_more),

@@ -8,6 +8,8 @@ from torch import fx, nn
 
 from bnnfx.graph.channel_graph import Channels
 
+_ADAPTIVE = ((nn.AdaptiveAvgPool1d, nn.AdaptiveMaxPool1d), (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d))
+
 
 def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
     """An argument of a call, however it is spelled."""
@@ -16,11 +18,12 @@ def argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
 
 def adaptive_positions(module: nn.Module | None) -> int | None:
     """Pixels of an adaptive pool's result, if both sides are given."""
-    if not isinstance(module, nn.AdaptiveAvgPool2d | nn.AdaptiveMaxPool2d):
+    axes = next((axes for axes, kinds in enumerate(_ADAPTIVE, 1) if isinstance(module, kinds)), 0)
+    if not axes:
         return None
-    size = module.output_size
-    sides = size if isinstance(size, tuple | list) else (size, size)
-    return None if None in sides else math.prod(sides)  # type: ignore[arg-type]
+    size: Any = module.output_size  # type: ignore[union-attr]
+    sides = size if isinstance(size, tuple | list) else (size,) * axes
+    return None if None in sides else math.prod(sides)
 
 
 def is_channel_axis(axis: int, channels: Channels) -> bool:

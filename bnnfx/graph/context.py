@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from bnnfx.config import Config
 from bnnfx.graph.dataflow import weight_bits
@@ -27,6 +27,7 @@ class ConvertContext:
         leaves: the submodules that could not be traced, with the reason.
         layers: the layers with a weight of the user's model and their types; `SelectLayers` adds functional calls.
         looking: the modules whose hooks were seen to only look.
+        subclasses: the types that layers had before they became layers of torch, which the user knows them by.
         binary: the layers that will be binarized and their resolved options; `SelectLayers` fills it.
     """
 
@@ -38,11 +39,17 @@ class ConvertContext:
     leaves: Sequence[Remark] = ()
     layers: dict[str, str] = field(default_factory=dict)
     looking: frozenset[str] = frozenset()
+    subclasses: dict[str, type[nn.Module]] = field(default_factory=dict)
     binary: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def is_binary(self, node: fx.Node) -> bool:
         """Whether a node calls a layer that will be binarized."""
         return node.op == "call_module" and node.target in self.binary
+
+    def type_of(self, name: str, layer: nn.Module) -> type[nn.Module]:
+        """The type by which the user's configuration selects a layer."""
+        own = self.subclasses.get(name)
+        return own if own is not None and own in self.config.layers else type(layer)
 
     def absorbs_relu(self, name: str) -> bool:
         """Whether the activation in front of a binary layer gives with a ReLU before it what it gives without."""

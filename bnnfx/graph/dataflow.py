@@ -104,6 +104,11 @@ def is_view(node: object) -> bool:
     return calls(node, torch.flatten) or calls(node, torch.reshape)
 
 
+def is_flatten(node: object) -> bool:
+    """Whether a node flattens everything but the batch."""
+    return calls(node, torch.flatten) and node.args[1:] in ((1,), (1, -1))  # type: ignore[attr-defined]
+
+
 def is_add(node: object) -> bool:
     """Whether a node adds two tensors of the graph (not a constant)."""
     return isinstance(node, fx.Node) and calls(node, operator.add) and len(node.all_input_nodes) == 2
@@ -127,6 +132,14 @@ def is_replication(node: object, axis: int | None = None) -> bool:
 def sole_user(node: fx.Node) -> fx.Node | None:
     """The only reader of a value, or None if there are none or several."""
     return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def above_dropouts(gm: fx.GraphModule, layer: fx.Node) -> tuple[fx.Node, fx.Node]:
+    """What a layer reads in front of the dropouts that only it reads, and who reads that: the layer, or a dropout."""
+    reader, source = layer, layer.all_input_nodes[0]
+    while operator_of(gm, source).mode is Mode.DROPS and drops(gm, source) and sole_user(source) is reader:
+        reader, source = source, source.all_input_nodes[0]
+    return reader, source
 
 
 def depends_on_input(node: fx.Node) -> bool:

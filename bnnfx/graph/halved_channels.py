@@ -8,7 +8,16 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
-from bnnfx.graph.dataflow import bits_source, calls, drops, is_add, is_batch_norm, is_replication, module_of
+from bnnfx.graph.dataflow import (
+    bits_source,
+    calls,
+    drops,
+    is_add,
+    is_batch_norm,
+    is_flatten,
+    is_replication,
+    module_of,
+)
 from bnnfx.graph.operators import Kind, call_of, operator_of
 from bnnfx.nn import ActivationBinarizer, layer_kind
 from bnnfx.nn.halves import SHIFT, halves_by_group, mean_of_halves, shift_halves
@@ -134,11 +143,6 @@ def axis_in_front(node: fx.Node, axis: int) -> int:
 def normalizes(gm: fx.GraphModule, node: fx.Node, axis: int) -> bool:
     """Whether a node is a batch norm whose channels are this axis."""
     return is_batch_norm(gm, node) and operator_of(gm, node).channel_axis == axis
-
-
-def is_flatten(node: fx.Node) -> bool:
-    """Whether a node flattens everything but the batch."""
-    return calls(node, torch.flatten) and node.args[1:] in ((1,), (1, -1))
 
 
 def reads_bits(gm: fx.GraphModule, node: fx.Node) -> bool:

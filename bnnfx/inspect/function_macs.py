@@ -5,9 +5,10 @@ from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from bnnfx.nn.mode import CallByMode
 from bnnfx.private_interfaces import TRILINEAR
 
 Shape = tuple[int, ...]
@@ -26,12 +27,21 @@ _NOT_COUNTED = {torch.ops.aten.mv: _by_vector, torch.ops.aten.dot: _by_vector, T
 """What the counter leaves out; it counts a multiplication and an addition as two."""
 
 
-def function_macs(node: fx.Node, shapes: Mapping[fx.Node, torch.Size]) -> int | None:
-    """Of a call, for the whole batch, given the shapes of what it reads; None where it reads computed numbers."""
+def function_macs(node: fx.Node, module: nn.Module | None, shapes: Mapping[fx.Node, torch.Size]) -> int | None:
+    """Of a call, for the whole batch, given the shapes of what it reads; None where it reads computed numbers.
+
+    Args:
+        node: the call, of a function or a method, or of a `CallByMode`.
+        module: the latter.
+        shapes: of the values.
+    """
     if not all(source in shapes for source in node.all_input_nodes):
         return None
-    function = getattr(Tensor, node.target) if isinstance(node.target, str) else node.target
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: torch.empty(shapes[source], device="meta"))
+    arguments: Any = (node.args, dict(node.kwargs))
+    function: Any = getattr(Tensor, node.target) if isinstance(node.target, str) and module is None else node.target
+    if isinstance(module, CallByMode):
+        function, arguments = module.function, module.arguments(False, node.args, node.kwargs)
+    args, kwargs = fx.node.map_arg(arguments, lambda source: torch.empty(shapes[source], device="meta"))
     with FlopCounterMode(display=False, custom_mapping=_NOT_COUNTED) as counter:
         function(*args, **kwargs)
     return int(counter.get_total_flops()) // 2

@@ -16,6 +16,7 @@ from bnnfx.graph.dataflow import (
     calls,
     depends_on_input,
     drops,
+    is_flatten,
     is_kind,
     module_of,
     packed_channels,
@@ -24,6 +25,7 @@ from bnnfx.graph.dataflow import (
 )
 from bnnfx.graph.given_models import copy_of
 from bnnfx.graph.operators import ATTENTION, Kind, operator_of, operator_of_type
+from bnnfx.graph.readings import flattened_map
 from bnnfx.graph.shapes import infer_shapes
 from bnnfx.inspect.costs import BATCH_NORM_NUMBERS, Cost, LayerCost, Operands, packed_convolution
 from bnnfx.inspect.function_macs import function_macs
@@ -37,6 +39,7 @@ from bnnfx.inspect.leaf_calls import (
 )
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
 from bnnfx.nn.frozen_norm import frozen_batch_norm
+from bnnfx.nn.mode import CallByMode
 from bnnfx.numerics.bits import row_bytes
 from bnnfx.ops import PackedOp
 
@@ -103,9 +106,9 @@ class _Accountant:
         rows: list[LayerCost] = []
         for node in self._gm.graph.nodes:
             module = module_of(self._gm, node)
-            if module is not None:
+            if module is not None and not isinstance(module, CallByMode):
                 rows += [self._module(call, node if is_layer(module) else None) for call in self._called[node]]
-            elif node.op in ("call_function", "call_method"):
+            elif node.op in ("call_function", "call_method", "call_module"):
                 rows += self._function(node)
         return rows
 
@@ -144,27 +147,29 @@ class _Accountant:
     def _map_behind_flatten(self, node: fx.Node | None) -> Shape:
         """The map `[C, H, W]` that a binary linear layer reads flattened; its bits are packed as that map's."""
         source = None if node is None else node.all_input_nodes[0]
-        while source is not None and not calls(source, torch.flatten):
+        while source is not None and not is_flatten(source):
             before = drops(self._gm, source) or isinstance(module_of(self._gm, source), ActivationBinarizer)
             source = source.all_input_nodes[0] if before else None
-        shape = () if source is None else self._shape_in(source)
-        return shape[1:] if len(shape) == 4 else ()
+        flattened = flattened_map(self._gm, source, self._shapes)
+        shape = () if flattened is None else tuple(self._shapes[flattened])
+        return shape[1:] if len(shape) != 3 else (shape[1], 1, shape[2])
 
     def _function(self, node: fx.Node) -> list[LayerCost]:
-        op = packed_op(node)
+        op, module = packed_op(node), module_of(self._gm, node)
         if op is not None:
             return [self._packed(node, op)]
         x, y = self._shape_in(node), tuple(self._shapes.get(node, ()))
         operands, constants = None, sum(tensor.numel() for tensor in self._new_constants(node))
         if calls(node, frozen_batch_norm) or calls(node, F.batch_norm):
             cost = _batch_norm(x[1] if constants else 0)
-        elif (factors := self._factors(node)) and (macs := function_macs(node, self._shapes)) is not None:
+        elif (factors := self._factors(node)) and (macs := function_macs(node, module, self._shapes)) is not None:
             data = next(filter(depends_on_input, factors), factors[0])
             x, operands = tuple(self._shapes[data]), Operands(None, _levels(self._gm, data))
             cost = Cost.sum((operands.macs(self._per_sample(macs, node)), _floats(constants)))
         else:
             cost = Cost(other_parameters=constants, packed_bytes=_FLOAT_BYTES * constants)
-        kind = str(getattr(node.target, "__name__", node.target))
+        function = module.function if isinstance(module, CallByMode) else node.target
+        kind = str(getattr(function, "__name__", function))
         return [] if cost == Cost() else [LayerCost(node.name, kind, operands, x[1:], y[1:], cost)]
 
     def _packed(self, node: fx.Node, op: PackedOp) -> LayerCost:
@@ -240,7 +245,7 @@ def _levels(gm: fx.GraphModule, node: fx.Node) -> int | None:
     if calls(node, torch.cat):
         parts = {_levels(gm, part) for part in node.all_input_nodes}
         return parts.pop() if len(parts) == 1 else None
-    passes = drops(gm, node) or is_kind(gm, node, Kind.MOVE) or isinstance(module, nn.MaxPool2d)
+    passes = drops(gm, node) or is_kind(gm, node, Kind.MOVE) or isinstance(module, nn.MaxPool1d | nn.MaxPool2d)
     return _levels(gm, node.all_input_nodes[0]) if passes else None
 
 

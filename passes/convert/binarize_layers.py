@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from torch import fx
+from torch import fx, nn
+from torch.nn import functional as F
 
 from bnnfx.graph import edit
 from bnnfx.graph.context import ConvertContext
-from bnnfx.graph.dataflow import drops, module_of, sole_user
-from bnnfx.graph.operators import Mode, operator_of
+from bnnfx.graph.dataflow import above_dropouts, calls, module_of
+from bnnfx.graph.operators import call_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Role
 from bnnfx.graph.stage import Stage
@@ -53,11 +54,14 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node, None]):
                 )
             else:
                 edit.replace_module(self.gm, name, BINARY_LAYERS[type(layer)].from_float(layer, weight))
-        reader, source = match, match.all_input_nodes[0]
-        while (
-            operator_of(self.gm, source).mode is Mode.DROPS and drops(self.gm, source) and sole_user(source) is reader
-        ):
-            reader, source = source, source.all_input_nodes[0]
+        reader, source = above_dropouts(self.gm, match)
+        if _pads_with_zeros(self.gm, source):
+            self.note(
+                source.name,
+                f"its zeros are in front of the binarizer of '{name}', which makes bits of them",
+                "pad by the layer itself, alike on both sides (padding=1), where zeros stay zeros",
+                (name,),
+            )
         binarizer = scheme.activation(options).to(self.gm.get_parameter(f"{name}.weight").device)
         target = edit.add_module(self.gm, name, "sign", binarizer)
         with self.gm.graph.inserting_before(reader):
@@ -67,3 +71,12 @@ class BinarizeLayers(Pass[ConvertContext, fx.Node, None]):
     def subject(self, match: fx.Node) -> str:
         """The layer's qualified name."""
         return str(match.target)
+
+
+def _pads_with_zeros(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a node is a padding with a constant that is 0, by torch's function or one of its modules."""
+    module = module_of(gm, node)
+    if isinstance(module, nn.ConstantPad1d | nn.ConstantPad2d):
+        return module.value == 0
+    call = call_of(gm, node)
+    return calls(node, F.pad) and call.get("mode", "constant") == "constant" and not call.get("value", 0)

@@ -1,74 +1,87 @@
-"""Linear layers that are called as a function of a module's own weight: calls of that module."""
+"""Layers that are called as a function of a module's own weight: calls of that module."""
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
 from bnnfx.graph import edit
 from bnnfx.graph.context import ConvertContext
-from bnnfx.graph.dataflow import calls
 from bnnfx.graph.operators import call_of
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 
+_TYPES: dict[object, type[nn.Module]] = {F.linear: nn.Linear, F.conv1d: nn.Conv1d, F.conv2d: nn.Conv2d}
 
-class CallLayersByModule(Pass[ConvertContext, fx.Node, str]):
+
+@dataclass(frozen=True)
+class Called:
+    """A module that can be called instead of a function.
+
+    Attributes:
+        path: where it is.
+        layer: what it is to be, without values; None if it is that already.
+    """
+
+    path: str
+    layer: Any
+
+
+class CallLayersByModule(Pass[ConvertContext, fx.Node, Called]):
     """Before: `F.linear(x, m.weight, m.bias)`. After: `m(x)`, a `nn.Linear` with these parameters.
 
     That is how a model passes weights to a function of its own, and how a layer written by hand calls torch's function.
     With another bias than the module's, or none, what it has too much is a constant that is added behind the call:
-    `m(x) + (bias - m.bias)`.
+    `m(x) + (bias - m.bias)`. Likewise `F.conv1d` and `F.conv2d`, whose other arguments are settings of the layer.
     """
 
     requires = Stage.TRACED
     ensures = Stage.TRACED
 
     def match(self) -> Iterator[fx.Node]:
-        """Calls of `F.linear` with a weight that is a module's."""
+        """Calls of these functions with a weight that is a module's."""
         for node in list(self.gm.graph.nodes):
-            if calls(node, F.linear) and self._path(node) is not None:
+            if node.op == "call_function" and node.target in _TYPES and self._path(node) is not None:
                 yield node
 
-    def allowed(self, match: fx.Node) -> str | Refusal:
-        """The module must have a weight, or a weight and a bias, and nothing else; the plan is its path."""
-        path = self._path(match)
+    def allowed(self, match: fx.Node) -> Called | Refusal:
+        """The module must have a weight, or a weight and a bias, nothing else, and no other settings than the call."""
+        path, kind = self._path(match), _TYPES[match.target]
         assert path is not None
         module = self.gm.get_submodule(path)
-        if not self._own(path) <= {"weight", "bias"} or type(module) not in (nn.Module, nn.Linear):
+        if not self._own(path) <= {"weight", "bias"} or type(module) not in (nn.Module, kind):
             return Refusal(
                 f"it is called with the weight of '{path}', which has more than a weight and a bias",
                 "give the weight and its bias, named weight and bias, a module of their own",
             )
-        return path
+        layer = self._layer(match, module, "bias" in self._own(path))
+        if layer is None or (type(module) is kind and str(layer) != str(module)):
+            return Refusal(
+                f"it is called with the weight of '{path}', and not with its settings",
+                f"let forward call an nn.{kind.__name__} with these settings, and a weight of its own",
+            )
+        return Called(path, layer if type(module) is nn.Module else None)
 
-    def rewrite(self, match: fx.Node, plan: str) -> None:
+    def rewrite(self, match: fx.Node, plan: Called) -> None:
         """Make the module a layer, if the tracer kept no more of it than its parameters, and call it."""
-        held, graph = self.gm.get_submodule(plan), self.gm.graph
-        has_bias = "bias" in self._own(plan)
-        if type(held) is nn.Module:
-            outputs, inputs = held.weight.shape  # type: ignore[misc]
-            layer = nn.Linear(inputs, outputs, has_bias, device="meta")
+        held, graph, path, layer = self.gm.get_submodule(plan.path), self.gm.graph, plan.path, plan.layer
+        has_bias = "bias" in self._own(path)
+        if layer is not None:
             for name, parameter in held.named_parameters():
                 setattr(layer, name, parameter)
-            edit.replace_module(self.gm, plan, layer.train(held.training))
-            self.context.layers[plan] = nn.Linear.__name__
+            edit.replace_module(self.gm, path, layer.train(held.training))
+            self.context.layers[path] = type(layer).__name__
         values, _, *given = call_of(self.gm, match).operands
         bias = given[0] if given else None
         with graph.inserting_before(match):
-            new = layer_call = graph.call_module(plan, (values,))
-            if has_bias and not _reads(bias, f"{plan}.bias"):
-                own = graph.get_attr(f"{plan}.bias")
-                operation, other = (
-                    (operator.sub, own)
-                    if bias is None
-                    else (operator.add, graph.call_function(operator.sub, (bias, own)))
-                )
-                new = graph.call_function(operation, (layer_call, other))
-            elif bias is not None and not has_bias:
-                new = graph.call_function(operator.add, (layer_call, bias))
+            new = layer_call = graph.call_module(path, (values,))
+            if (has_bias or bias is not None) and not _reads(bias, f"{path}.bias"):
+                new = graph.call_function(*self._corrected(layer_call, bias, path if has_bias else None))
         for node in (layer_call, new):
             if match in self.context.shapes:
                 self.context.shapes[node] = self.context.shapes[match]
@@ -80,6 +93,30 @@ class CallLayersByModule(Pass[ConvertContext, fx.Node, str]):
     def subject(self, match: fx.Node) -> str:
         """The node's name."""
         return match.name
+
+    def _corrected(self, call: fx.Node, bias: Any, biased: str | None) -> tuple[Any, tuple[fx.Node, Any]]:
+        """What adds a bias behind a call, and takes away the one that it added, of the module at this path."""
+        graph, operation, other = call.graph, operator.add, bias
+        if biased is not None:
+            own = graph.get_attr(f"{biased}.bias")
+            operation = operator.sub if bias is None else operator.add
+            other = own if bias is None else graph.call_function(operator.sub, (bias, own))
+        axes = self.gm.get_submodule(str(call.target)).weight.ndim - 2  # type: ignore[operator]
+        if axes:
+            other = graph.call_function(torch.reshape, (other, (-1, *(1,) * axes)))
+        return operation, (call, other)
+
+    def _layer(self, node: fx.Node, module: Any, bias: bool) -> nn.Module | None:
+        """A layer of the type and the settings of a call, without values; None if those are not constants."""
+        settings = call_of(self.gm, node).arguments
+        if any(isinstance(value, fx.Node) for value in _flat(settings.values())):
+            return None
+        outputs, inputs, *kernel = module.weight.shape
+        if not kernel:
+            return nn.Linear(inputs, outputs, bias, device="meta")
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in settings.items()}
+        groups = given.get("groups", 1)
+        return _TYPES[node.target](inputs * groups, outputs, tuple(kernel), bias=bias, device="meta", **given)
 
     def _own(self, path: str) -> set[str]:
         """The names of the parameters and buffers that a module has."""
@@ -97,3 +134,9 @@ class CallLayersByModule(Pass[ConvertContext, fx.Node, str]):
 
 def _reads(node: object, target: str) -> bool:
     return isinstance(node, fx.Node) and node.op == "get_attr" and node.target == target
+
+
+def _flat(values: Iterable[object]) -> Iterator[object]:
+    """Values, and what is in those that are tuples or lists."""
+    for value in values:
+        yield from value if isinstance(value, tuple | list) else (value,)

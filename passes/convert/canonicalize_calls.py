@@ -5,8 +5,7 @@ from typing import Any
 
 from torch import fx, nn
 
-from bnnfx.graph import edit
-from bnnfx.graph.canonical import canonical_call
+from bnnfx.graph.canonical import canonical_call, spell
 from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.pass_runner import Pass
 from bnnfx.graph.stage import Stage
@@ -35,21 +34,12 @@ class CanonicalizeCalls(Pass[ConvertContext, fx.Node, Call]):
 
     def rewrite(self, match: fx.Node, plan: Call) -> None:
         """Put the canonical call in the node's place."""
-        function, arguments = plan
-        target: Any = function
-        if isinstance(function, nn.Module):
-            target = edit.add_module(self.gm, match.name, type(function).__name__.lower(), function)
-        with self.gm.graph.inserting_before(match):
-            if isinstance(function, nn.Module):
-                new = self.gm.graph.call_module(target, arguments)
-            else:
-                new = self.gm.graph.call_function(target, arguments)
-        if match in self.context.shapes:
-            self.context.shapes[new] = self.context.shapes[match]
-        if match in self.context.ranges:
-            self.context.ranges[new] = self.context.ranges[match]
-        new.meta.update(match.meta)
-        edit.replace(match, new)
+        shape, values = self.context.shapes.get(match), self.context.ranges.get(match)
+        new = spell(self.gm, match, plan)
+        if shape is not None:
+            self.context.shapes[new] = shape
+        if values is not None:
+            self.context.ranges[new] = values
 
     def subject(self, match: fx.Node) -> str:
         """The node's name."""

@@ -60,7 +60,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
                 f"{getattr(match.target, '__name__', name)} is called as a function",
                 "make it a module, nn.Conv2d or nn.Linear, that forward calls",
             )
-        chosen = self.context.config.for_layer(name, type(layer)).binarize
+        chosen = self.context.config.for_layer(name, self.context.type_of(name, layer)).binarize
         binarize = f"Config(layers={{{name!r}: LayerConfig(binarize=True)}})"
         if chosen is False:
             return Refusal("stays float because Config.layers says binarize=False", f"{binarize}, or drop that entry")
@@ -89,7 +89,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
     def finish(self) -> None:
         """Refuse a configuration that cannot be meant, and a model with nothing to binarize; name what was not met."""
         names = {
-            str(n.target): type(self.gm.get_submodule(str(n.target))) for n in module_calls(self.gm, WEIGHT_LAYERS)
+            str(n.target): self.context.type_of(str(n.target), self.gm.get_submodule(str(n.target)))
+            for n in module_calls(self.gm, WEIGHT_LAYERS)
         }
         for field, unmatched in self.context.config.unmatched(names).items():
             raise ValueError(
@@ -109,7 +110,7 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
                 + (
                     self._most_frequent_reason()
                     if self.report.refused
-                    else "torch.fx found no Conv2d or Linear in it; a module that is kept as a leaf hides its layers: "
+                    else "torch.fx found no Conv1d, Conv2d or Linear in it; a module kept as a leaf hides its layers: "
                     + (" ".join(f"'{r.subject}' is {r.reason}" for r in self.context.leaves) or "there is none here.")
                 )
             )
@@ -158,7 +159,8 @@ class SelectLayers(Pass[ConvertContext, fx.Node, Options]):
 
     def _options(self, match: fx.Node) -> dict[str, Any]:
         name = str(match.target)
-        options = self.context.config.for_layer(name, type(self.gm.get_submodule(name))).options
+        kind = self.context.type_of(name, self.gm.get_submodule(name))
+        options = self.context.config.for_layer(name, kind).options
         return self.context.scheme.resolve_layer(options)
 
     def _kept_float(self, calls: list[fx.Node]) -> str | None:
@@ -263,16 +265,14 @@ def _unsupported(layer: nn.Module, only_looked_at: bool) -> Refusal | None:
 
 
 def _of_another_type(layer: nn.Module) -> Refusal:
-    known = " and ".join(f"nn.{kind.__name__}" for kind in BINARY_LAYERS)
+    *others, last = (f"nn.{kind.__name__}" for kind in BINARY_LAYERS)
     home = "nn" if home_of(layer) == "torch" else type(layer).__module__
-    reason = f"{home}.{type(layer).__name__} is not supported; {known} are"
+    reason = f"{home}.{type(layer).__name__} is not supported; {', '.join(others)} and {last} are"
     for kind in BINARY_LAYERS:
         if isinstance(layer, kind):
             return Refusal(
                 reason, f"use nn.{kind.__name__} itself, and do what the subclass adds in a module around it"
             )
-    if isinstance(layer, nn.Conv1d):
-        return Refusal(reason, "use nn.Conv2d with a kernel of (1, k) on x.unsqueeze(2)")
     return Refusal(reason)
 
 
@@ -312,7 +312,7 @@ class _Boundary:
 def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
     """A 1x1 convolution that is the only one on its side of a residual add, while the other side has more or larger."""
     layer = module_of(gm, node)
-    if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (1, 1):
+    if not _is_pointwise(layer):
         return False
     end = node
     while len(end.users) == 1 and not is_add(end):
@@ -322,8 +322,13 @@ def _is_downsample(gm: fx.GraphModule, node: fx.Node) -> bool:
     sides = [_layers_up_to_fork(gm, operand) for operand in end.all_input_nodes]
     own = next((side for side in sides if node in side), [])
     other = next((side for side in sides if node not in side), [])
-    larger = any(getattr(module_of(gm, layer), "kernel_size", None) != (1, 1) for layer in other)
+    larger = any(not _is_pointwise(module_of(gm, layer)) for layer in other)
     return own == [node] and (len(other) > 1 or larger)
+
+
+def _is_pointwise(layer: nn.Module | None) -> bool:
+    """Whether a layer is a convolution with a kernel of one value."""
+    return isinstance(layer, nn.Conv1d | nn.Conv2d) and math.prod(layer.kernel_size) == 1
 
 
 def _is_depthwise(gm: fx.GraphModule, node: fx.Node) -> bool:

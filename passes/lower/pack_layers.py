@@ -8,10 +8,10 @@ from torch import Tensor, fx, nn
 
 from bnnfx.graph import edit
 from bnnfx.graph.chain import CONVOLUTION, PACK
-from bnnfx.graph.channels_last import read_as_map, read_as_tokens, tokens_as_map, tokens_of_map
 from bnnfx.graph.context import LowerContext
 from bnnfx.graph.dataflow import bits_source, calls, constant, module_calls, module_of
 from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.readings import SEQUENCES, TOKENS, Reading, flattened_map
 from bnnfx.graph.record import Refusal
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import ActivationBinarizer, BinaryLayer
@@ -76,13 +76,13 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
         layer = self._layer(match)
         binarizer = bits_source(self.gm, match.all_input_nodes[0])
         x = binarizer.all_input_nodes[0]
-        view = self._view(layer, x)
+        view = self._view(layer, binarizer)
         bits = self._pack(binarizer, x, view)
         convolution = layer.convolution(view.shape)
         size = convolution.window.output_size(*view.shape[1:], convolution.kernel)
         batch = self.context.shapes[match].numel() // (layer.width * size[0] * size[1])
         result_shape = torch.Size((batch, layer.width, *size))
-        self._convolution(match, plan, bits, convolution, result_shape, view.of_tokens)
+        self._convolution(match, plan, bits, convolution, result_shape)
 
     def subject(self, match: fx.Node) -> str:
         """The layer's qualified name."""
@@ -97,31 +97,31 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
         assert isinstance(module, BinaryLayer)
         return module
 
-    def _view(self, layer: BinaryLayer, x: fx.Node) -> "_View":
+    def _view(self, layer: BinaryLayer, binarizer: fx.Node) -> "_View":
+        x = binarizer.all_input_nodes[0]
         sizes = self.context.shapes[x]
-        if layer.channel_axis == -1 and len(sizes) > 2:
-            found = next(self._maps_of(x), None)
-            return _View(layer.as_map(tuple(sizes[1:])), found, of_tokens=True)
-        flattened = self._flattened_map(x) if layer.channel_axis == -1 else None
+        of_channels = layer.channel_axis == -1 and len(sizes) == 2
+        flattened = flattened_map(self.gm, x, self.context.shapes) if of_channels else None
         if flattened is not None:
-            _, channels, rows, columns = self.context.shapes[flattened]
-            return _View((channels, rows, columns), flattened)
+            _, channels, *size = self.context.shapes[flattened]
+            if len(size) == 2:
+                return _View((channels, size[0], size[1]), flattened)
+            return self._read(flattened, binarizer, SEQUENCES)
         shape = layer.as_map(tuple(sizes[1:]))
+        reading = _reading(layer, sizes)
+        if reading is not None:
+            return self._read(x, binarizer, reading)
         if len(sizes) == 4:
             return _View(shape, x)
         view = (x, (-1, *shape))
-        return _View(shape, next((user for user in x.users if calls(user, torch.reshape) and user.args == view), None))
+        before = [user for user in x.users if user < binarizer]
+        return _View(shape, next((user for user in before if calls(user, torch.reshape) and user.args == view), None))
 
-    def _maps_of(self, x: fx.Node) -> Iterator[fx.Node]:
-        """Where tokens are read as a map."""
-        for user in x.users:
-            yield from (node for node in (user, *user.users) if tokens_of_map(node) is x)
-
-    def _flattened_map(self, x: fx.Node) -> fx.Node | None:
-        """The map `[N, C, H, W]` of which `x` is the `flatten`, if it is that of one."""
-        source = x.args[0] if calls(x, torch.flatten) and x.args[1:] in ((1,), (1, -1)) else None
-        is_map = isinstance(source, fx.Node) and len(self.context.shapes.get(source, ())) == 4
-        return source if is_map else None  # type: ignore[return-value]
+    def _read(self, values: fx.Node, binarizer: fx.Node, reading: Reading) -> "_View":
+        """Values as a map, by a node that reads them so already or by one that `_pack` makes."""
+        source = reading.read_before(values, binarizer, self.context.shapes)
+        _, channels, rows, columns = reading.of(torch.empty(self.context.shapes[values], device="meta")).shape
+        return _View((channels, rows, columns), source, reading, values)
 
     def _binarizer(self, node: fx.Node) -> ActivationBinarizer:
         module = module_of(self.gm, node)
@@ -145,8 +145,8 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
                 threshold = edit.add_buffer(self.gm, f"{binarizer.target}_threshold", value)
             else:
                 threshold = self._traced_threshold(module, x, view)
-            if source is None and view.of_tokens:
-                source = read_as_map(x, self.context.shapes)
+            if source is None and view.reading is not None:
+                source = view.reading.read(view.values or x, self.context.shapes)
             elif source is None:
                 source = graph.call_function(torch.reshape, (x, (-1, *view.shape)))
                 self.context.shapes[source] = torch.Size((self.context.shapes[x][:-1].numel(), *view.shape))
@@ -161,15 +161,15 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
         argument = next(node for node in traced.nodes if node.op == "placeholder")
         threshold = graph.graph_copy(traced, {argument: x})
         assert isinstance(threshold, fx.Node)
-        if len(sizes) == 4 and not view.of_tokens:
+        if len(sizes) == 4 and view.reading is None:
             return threshold
         one_per_sample = module.threshold(torch.zeros(sizes), len(sizes)).shape == (sizes[0], *(1,) * len(sizes[1:]))
         if one_per_sample and sizes[1:].numel() == torch.Size(view.shape).numel():  # a sample is a map
             return graph.call_function(torch.reshape, (threshold, (-1, 1, 1, 1)))
         everywhere = graph.call_method("expand_as", (threshold, x))
-        if view.of_tokens:
+        if view.reading is not None and view.values is x:
             self.context.shapes[everywhere] = sizes
-            return read_as_map(everywhere, self.context.shapes)
+            return view.reading.read(everywhere, self.context.shapes)
         return graph.call_function(torch.reshape, (everywhere, (-1, *view.shape)))
 
     def _convolution(
@@ -179,7 +179,6 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
         bits: fx.Node,
         convolution: MapConvolution,
         result_shape: torch.Size,
-        of_tokens: bool,
     ) -> None:
         layer, graph, name = self._layer(match), self.gm.graph, str(match.target)
         shape = self.context.shapes[match]
@@ -206,8 +205,9 @@ class PackLayers(Pass[LowerContext, fx.Node, BinaryWeight]):
             result = graph.call_function(CONVOLUTION, (bits, *constants, *attributes))
             rename(result, f"{match.name}_packed")  # stays behind a linear layer; otherwise it becomes the layer's name
             self.context.shapes[result] = result_shape
-            if of_tokens:
-                result = read_as_tokens(result, shape, self.context.shapes)
+            reading = _reading(layer, shape)
+            if reading is not None:
+                result = reading.back(result, shape, self.context.shapes)
             elif len(shape) == 2:
                 result = graph.call_function(torch.flatten, (result, 1))
             elif len(shape) != 4:
@@ -223,16 +223,30 @@ class _View:
     Attributes:
         shape: of one sample of the map.
         source: the node that is the map, if there is one already.
-        of_tokens: whether the input's channels are its last axis, behind others than the batch.
+        reading: how `values` are a map, where a reading has it.
+        values: the input, or what it is the `flatten` of.
     """
 
     shape: MapShape
     source: fx.Node | None
-    of_tokens: bool = False
+    reading: Reading | None = None
+    values: fx.Node | None = None
 
     def of(self, values: Tensor) -> Tensor:
         """Values of one sample, shaped as the input, as the map."""
-        return tokens_as_map(values) if self.of_tokens else values.reshape(-1, *self.shape)
+        if self.reading is None or values.ndim == 2:
+            return values.reshape(-1, *self.shape)
+        return self.reading.of(values)
+
+
+def _reading(layer: BinaryLayer, sizes: torch.Size) -> Reading | None:
+    """How values of these sizes, which a layer reads or gives, are a map; None where a plain view makes them one."""
+    if len(sizes) == 2:
+        return None
+    if layer.channel_axis == -1:
+        return TOKENS
+    channels, *length = sizes[1:]
+    return SEQUENCES if len(length) == 1 and layer.as_map((channels, *length)) == (channels, 1, *length) else None
 
 
 _LEFT = "float"

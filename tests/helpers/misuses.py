@@ -238,7 +238,7 @@ def converted(*binary: str) -> Check:
     return lambda gm, g: [n for n in binary if not isinstance(gm.get_submodule(n), bnnfx.nn.BinaryConv2d)] == []
 
 
-NO_LAYER = "Nothing in this model can be binarized. torch.fx found no Conv2d or Linear in it"
+NO_LAYER = "Nothing in this model can be binarized. torch.fx found no Conv1d, Conv2d or Linear in it"
 MODELS = rows(
     "convert",
     {

@@ -4,6 +4,7 @@ An entry writes what it adds to `__init__` and `forward` and says what shape com
 kind of layer is one more function there.
 """
 
+import math
 import random
 import re
 from collections.abc import Callable
@@ -78,6 +79,7 @@ class Writer:
         read = [name for name in self.shapes if name not in results and name not in self.inputs]
         results += self.r.sample(read, min(len(read), self.r.choice([0, 0, 0, 1])))
         lines = [
+            *(OWN.splitlines() if any("Own(" in layer for layer in self.layers.values()) else ()),
             "class Net(nn.Module):",
             "    def __init__(self):",
             "        super().__init__()",
@@ -122,16 +124,50 @@ def conv2d(w: Writer) -> object:
     wide = groups * r.choice([1, 2, 3, 5, 8, 13, 33, 64, 65])
     if wide * out[0] * out[1] > LARGEST:
         wide = groups
-    mode = (
-        ", padding_mode='circular'"
-        if r.random() < 0.05 and all(p <= n for p, n in zip(padding, size, strict=True))
-        else ""
-    )
+    mode = ""
+    if r.random() < 0.1 and all(p < n for p, n in zip(padding, size, strict=True)):
+        mode = f", padding_mode={r.choice(['circular', 'reflect', 'replicate'])!r}"
     arguments = (
         f"{channels}, {wide}, {tuple(kernel)}, stride={tuple(stride)}, padding={tuple(padding)}, "
         f"dilation={tuple(dilation)}, groups={groups}, bias={r.random() < 0.5}{mode}"
     )
-    return w.call(f"nn.Conv2d({arguments})", x, (wide, *out))
+    return w.call(f"{r.choice(['nn.Conv2d', 'nn.Conv2d', 'nn.Conv2d', 'Own'])}({arguments})", x, (wide, *out))
+
+
+OWN = """
+class Own(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight, self.bias)
+
+"""
+"""A subclass that computes what the layer does."""
+
+
+@kind(6)
+def conv1d(w: Writer) -> object:
+    """As of maps; where there is no sequence yet, the rows of a map behind one another are one."""
+    x = w.pick(2)
+    if x is None:
+        source = w.pick(3)
+        if source is None:
+            return None
+        wide, height, width = w.shapes[source]
+        x = w.value(f"torch.flatten({source}, 2)", (wide, height * width))
+    r, (channels, length) = w.r, w.shapes[x]
+    kernel, stride, dilation = r.choice([1, 2, 3, 3, 4, 7]), r.choice([1, 1, 1, 2, 3]), r.choice([1, 1, 2, 3])
+    reach = dilation * (kernel - 1)
+    padding = r.choice([0, reach // 2, reach // 2, reach])
+    if r.random() < 0.2:  # causal
+        x, length = w.value(f"F.pad({x}, ({reach}, 0))", (channels, length + reach)), length + reach
+    out = (length + 2 * padding - reach - 1) // stride + 1
+    if length + 2 * padding - reach < 1:
+        return None
+    groups = r.choice([g for g in range(1, channels + 1) if channels % g == 0]) if r.random() < 0.3 else 1
+    wide = groups * r.choice([1, 2, 3, 5, 8, 13, 33, 64, 65])
+    if wide * out > LARGEST:
+        wide = groups
+    arguments = f"{channels}, {wide}, {kernel}, {stride}, {padding}, {dilation}, {groups}, bias={r.random() < 0.5}"
+    return w.call(f"nn.Conv1d({arguments})", x, (wide, out))
 
 
 @kind(3)
@@ -145,17 +181,17 @@ def linear(w: Writer) -> object:
 
 @kind(10)
 def batch_norm(w: Writer) -> object:
-    x = w.pick(w.r.choice([1, 3, 3]))
+    x = w.pick(w.r.choice([1, 2, 3, 3]))
     if x is None:
         return None
     shape = w.shapes[x]
-    axes = {1: 1, 3: 2}[len(shape)]
+    axes = {1: 1, 2: 1, 3: 2}[len(shape)]
     return w.call(f"nn.BatchNorm{axes}d({shape[0]}, affine={w.r.random() < 0.9})", x, shape)
 
 
 @kind(8)
 def activation(w: Writer) -> object:
-    x = w.pick(w.r.choice([1, 3, 3]))
+    x = w.pick(w.r.choice([1, 2, 3, 3]))
     if x is None:
         return None
     shape = w.shapes[x]
@@ -178,7 +214,7 @@ def activation(w: Writer) -> object:
 
 @kind(2)
 def function(w: Writer) -> object:
-    x = w.pick(w.r.choice([1, 3]))
+    x = w.pick(w.r.choice([1, 2, 3]))
     if x is None:
         return None
     text = w.r.choice(
@@ -202,10 +238,24 @@ def pool2d(w: Writer) -> object:
     return w.call(f"nn.{name}({kernel}, {stride}, {padding})", x, (channels, *out))
 
 
+@kind(2)
+def pool1d(w: Writer) -> object:
+    x = w.pick(2)
+    if x is None:
+        return None
+    r, (channels, length) = w.r, w.shapes[x]
+    kernel, stride, padding = r.choice([2, 3]), r.choice([1, 2, 2]), r.choice([0, 0, 1])
+    if length + 2 * padding < kernel:
+        return w.call("nn.AdaptiveAvgPool1d(1)", x, (channels, 1))
+    name = r.choice(["MaxPool1d", "MaxPool1d", "AvgPool1d"])
+    out = (length + 2 * padding - kernel) // stride + 1
+    return w.call(f"nn.{name}({kernel}, {stride}, {padding})", x, (channels, out))
+
+
 @kind(6)
 def residual(w: Writer) -> object:
     """A sum of two values, or of one and what a convolution makes of another."""
-    x = w.pick(w.r.choice([1, 3, 3]))
+    x = w.pick(w.r.choice([1, 2, 3, 3]))
     if x is None:
         return None
     shape = w.shapes[x]
@@ -213,13 +263,14 @@ def residual(w: Writer) -> object:
     if not alike:
         if len(shape) == 1:
             return None
-        alike = [w.call(f"nn.Conv2d({shape[0]}, {shape[0]}, 3, padding=1, bias=False)", x, shape)]
+        axes = len(shape) - 1
+        alike = [w.call(f"nn.Conv{axes}d({shape[0]}, {shape[0]}, 3, padding=1, bias=False)", x, shape)]
     return w.value(f"{x} + {w.r.choice(alike)}", shape)
 
 
 @kind(2)
 def concat(w: Writer) -> object:
-    x = w.pick(w.r.choice([1, 3]))
+    x = w.pick(w.r.choice([1, 2, 3]))
     if x is None:
         return None
     shape = w.shapes[x]
@@ -248,13 +299,13 @@ def dropout(w: Writer) -> object:
 
 @kind(2)
 def flatten(w: Writer) -> object:
-    x = w.pick(3)
+    x = w.pick(w.r.choice([2, 3]))
     if x is None:
         return None
-    channels, height, width = w.shapes[x]
-    if channels * height * width > LARGEST // 4:
-        return w.value(f"{x}.mean((2, 3))", (channels,))
-    return w.value(f"torch.flatten({x}, 1)", (channels * height * width,))
+    channels, *size = w.shapes[x]
+    if channels * math.prod(size) > LARGEST // 4:
+        return w.value(f"{x}.mean({tuple(range(2, 2 + len(size)))})", (channels,))
+    return w.value(f"torch.flatten({x}, 1)", (channels * math.prod(size),))
 
 
 @dataclass
@@ -297,6 +348,6 @@ def random_network(seed: int) -> RandomNetwork:
         w.input(w.r.choice([(wide, *size), (wide, *size), (5,)]))
     often = [times for _, times in KINDS.values()]
     kinds = [name for name in w.r.choices(list(KINDS), often, k=w.r.randint(3, 14)) if KINDS[name][0](w) is not None]
-    while sum("Conv2d" in layer or "Linear" in layer for layer in w.layers.values()) < FEWEST:
+    while sum("Conv" in layer or "Own(" in layer or "Linear" in layer for layer in w.layers.values()) < FEWEST:
         conv2d(w) or linear(w)
     return RandomNetwork(w.source(), tuple(w.shapes[name] for name in w.inputs), tuple(kinds))

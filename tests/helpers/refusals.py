@@ -261,6 +261,78 @@ class OwnConvolution(nn.Conv2d):
     """It could compute anything."""
 
 
+class Doubled(nn.Conv2d):
+    """Its result times a number."""
+
+    def forward(self, x: Tensor, factor: float = 2.0) -> Tensor:
+        return factor * super().forward(x)
+
+
+class Factor(Around):
+    """Gives a layer more than an input."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__(inner, lambda x: x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x, 3.0)
+
+
+class Counting(nn.Conv2d):
+    """Has a tensor that nothing reads."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.register_buffer("count", torch.zeros(1))
+
+
+class Standardized(nn.Conv2d):
+    """Weight standardization."""
+
+    def standardized(self) -> Tensor:
+        centred = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return centred / centred.std((1, 2, 3), keepdim=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.standardized(), self.bias)
+
+    def plain(self) -> nn.Conv2d:
+        """What the remedy says."""
+        layer = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size)
+        layer.weight = nn.Parameter(self.standardized().detach())
+        return layer
+
+
+class Borrowing(nn.Module):
+    """Calls a layer, and torch's function with its weight."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.inner, self.settings = nn.Conv2d(8, 8, 3), settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(F.conv2d(x, self.inner.weight, self.inner.bias, **self.settings))
+
+
+class SamePadded(nn.Conv2d):
+    """As TensorFlow pads: that the result is the input by the stride, rounded up."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        totals = [max((-(-n // 2) - 1) * 2 + 3 - n, 0) for n in (x.shape[-1], x.shape[-2])]
+        return super().forward(F.pad(x, [side for n in totals for side in (n // 2, n - n // 2)]))
+
+
+class Twice(nn.Module):
+    """Two layers, or one twice, on maps of an even and of an odd size."""
+
+    def __init__(self, inner: nn.Module, other: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inner, self.other = inner, inner if other is None else other
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x), self.other(x[:, :, 1:, 1:])
+
+
 def lazy(run: bool) -> nn.Module:
     model = One(nn.LazyConv2d(8, 1))
     if run:
@@ -411,30 +483,66 @@ CASES: dict[str, Case] = {
         {"model": lambda: One(nn.Conv2d(8, 8, 1), lambda layer: layer.register_forward_hook(print).remove())},
     ),
     "lazy": Case("layer", "its weight is not made yet", lambda: lazy(False), {"model": lambda: lazy(True)}),
+    "settings of a call": Case(
+        "conv2d",
+        "not with its settings",
+        lambda: One(Borrowing(padding=1)),
+        {"model": lambda: One(Borrowing(padding=0)), "layer": "layer.inner"},
+    ),
+    "subclass without inputs": Case(
+        "layer",
+        "what it computes is not known",
+        lambda: One(OwnConvolution(8, 8, 1)),
+        {"shaped": True},
+    ),
     "subclass": Case(
         "layer",
-        "OwnConvolution is not supported",
-        lambda: One(OwnConvolution(8, 8, 1)),
-        {"model": lambda: One(nn.Conv2d(8, 8, 1))},
+        "Doubled computes something else than nn.Conv2d",
+        lambda: One(Doubled(8, 8, 1)),
+        {"model": lambda: One(Around(nn.Conv2d(8, 8, 1), lambda x: 2 * x)), "layer": "layer.inner"},
+        shaped=True,
     ),
-    "Conv1d": Case(
+    "subclass that is not supported": Case(
+        "layer",
+        "Doubled is not supported",
+        lambda: One(Doubled(8, 8, 1)),
+        {"model": lambda: One(nn.Conv2d(8, 8, 1))},
+        shaped=True,
+    ),
+    "subclass that computes its weight": Case(
+        "layer",
+        "Standardized computes another weight at each call",
+        lambda: One(Standardized(8, 8, 3)),
+        {"model": lambda: One(Standardized(8, 8, 3).plain())},
+        shaped=True,
+    ),
+    "subclass with more": Case(
+        "layer",
+        "Counting has 'count' beside weight and bias",
+        lambda: One(Counting(8, 8, 1)),
+        {"model": lambda: One(nn.Conv2d(8, 8, 1))},
+        shaped=True,
+    ),
+    "subclass that takes more": Case(
         "layer.inner",
-        "Conv1d is not supported",
-        lambda: One(Around(nn.Conv1d(8, 8, 3), lambda x: x.flatten(2))),
-        {"model": lambda: One(Around(nn.Conv2d(8, 8, (1, 3)), lambda x: x.flatten(2).unsqueeze(2)))},
+        "Doubled takes more than its input",
+        lambda: One(Factor(Doubled(8, 8, 1))),
+        {"model": lambda: One(Around(nn.Conv2d(8, 8, 1), lambda x: 3 * x))},
+        shaped=True,
+    ),
+    "subclass of two paddings": Case(
+        "layer.inner",
+        "pads its calls differently",
+        lambda: One(Twice(SamePadded(8, 8, 3, stride=2))),
+        {"model": lambda: One(Twice(SamePadded(8, 8, 3, stride=2), SamePadded(8, 8, 3, stride=2)))},
+        shaped=True,
     ),
     "another type": Case("layer", "ConvTranspose2d is not supported", lambda: One(nn.ConvTranspose2d(8, 8, 2))),
-    "padding mode": Case(
+    "zeros in front": Case(
         "layer",
-        "padding_mode='reflect'",
-        lambda: One(nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")),
-        {"model": lambda: One(nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(8, 8, 3))), "layer": "layer.1"},
-    ),
-    "even kernel": Case(
-        "layer",
-        "pads its two sides differently",
+        "its zeros are in front of the binarizer of 'layer'",
         lambda: One(nn.Conv2d(8, 8, 2, padding="same")),
-        {"model": lambda: One(nn.Conv2d(8, 8, 3, padding="same"))},
+        {"model": lambda: One(nn.Conv2d(8, 8, 2, padding=1))},
     ),
     "complex": Case(
         "layer",

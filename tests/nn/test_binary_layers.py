@@ -9,7 +9,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bnnfx.nn import BINARY_LAYERS, BinaryConv2d, BinaryLinear, ScaledSign, SignActivation, WeightBinarizer
+from bnnfx.nn import (
+    BINARY_LAYERS,
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryLinear,
+    ScaledSign,
+    SignActivation,
+    WeightBinarizer,
+)
 from bnnfx.nn.observer import ChannelStatistics
 from bnnfx.nn.sign import sign
 from bnnfx.nn.weight import exact_zeros
@@ -71,20 +79,28 @@ CONVOLUTIONS = [
     {"in_channels": 6, "out_channels": 6, "kernel_size": 1, "groups": 6},
     {"in_channels": 6, "out_channels": 1, "kernel_size": 3, "padding": "same"},
 ]
+SEQUENCES = [
+    {"in_channels": 6, "out_channels": 4, "kernel_size": 5, "stride": 2, "padding": 2, "bias": False},
+    {"in_channels": 6, "out_channels": 4, "kernel_size": 2, "dilation": 3, "groups": 2},
+]
 LINEARS = [{"in_features": 12, "out_features": 5}, {"in_features": 12, "out_features": 1, "bias": False}]
-LAYERS = [(BinaryConv2d, case) for case in CONVOLUTIONS] + [(BinaryLinear, case) for case in LINEARS]
-NAMES = ["padding", "strided", "dilated groups", "depthwise", "same", "linear", "linear to 1"]
+KINDS = {BinaryConv2d: CONVOLUTIONS, BinaryConv1d: SEQUENCES, BinaryLinear: LINEARS}
+LAYERS = [(kind, case) for kind, cases in KINDS.items() for case in cases]
+NAMES = ["padding", "strided", "dilated groups", "depthwise", "same", "1-D", "1-D groups", "linear", "linear to 1"]
 each_layer = pytest.mark.parametrize(("kind", "case"), LAYERS, ids=NAMES)
 
 
 def example_input(kind, dtype=torch.float64):
-    return random_signs(3, 6, 7, 5, dtype=dtype) if kind is BinaryConv2d else random_signs(3, 12, dtype=dtype)
+    return random_signs(
+        *{BinaryConv2d: (3, 6, 7, 5), BinaryConv1d: (3, 6, 11), BinaryLinear: (3, 12)}[kind], dtype=dtype
+    )
 
 
 def float_forward(layer, x, weight):
     """What the float layer of the same settings computes with this weight."""
-    if isinstance(layer, nn.Conv2d):
-        return F.conv2d(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+    if not isinstance(layer, nn.Linear):
+        function = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
+        return function(x, weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups)
     return F.linear(x, weight, layer.bias)
 
 
@@ -123,7 +139,7 @@ def test_integers_are_exact_before_scaling(kind, case):
 def test_scale_then_bias_in_this_order(kind, case):
     layer, x = kind(**case), example_input(kind, torch.float32)
     signs, scale = layer.binary_weight()
-    shape = (-1, 1, 1) if kind is BinaryConv2d else (-1,)
+    shape = (-1, *(1,) * (layer.weight.ndim - 2))
     expected = layer.accumulate(x, signs) * scale.view(shape)
     if layer.bias is not None:
         expected = expected + layer.bias.view(shape)

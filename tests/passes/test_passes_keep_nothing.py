@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.models import Residual, conv3x3
-from helpers.refusals import CASES, Around
+from helpers.refusals import CASES, Around, SamePadded
 from torch import Tensor, fx, nn
 
 import bnnfx
@@ -123,6 +123,11 @@ def lower_constants_and_modes() -> None:
     bnnfx.lower(bnn, (torch.randn(2, 8, 9, 9),))
 
 
+def convert_subclass() -> None:
+    model = nn.Sequential(*(SamePadded(8, 8, 3, stride=2) for _ in range(3)))
+    bnnfx.convert(model, "xnor", example_inputs=(torch.randn(2, 8, 16, 16),))
+
+
 def test_passes_keep_nothing(monkeypatch):
     met: Counter[tuple[str, bool]] = Counter()
     passes = (*CONVERT, *SPLIT, *LOWER)
@@ -132,6 +137,7 @@ def test_passes_keep_nothing(monkeypatch):
         case.explain()
     split_and_lower("bireal", Config(keep_float=()))
     lower_constants_and_modes()
+    convert_subclass()
     split_and_lower("binaryduo", Config())
     split_and_lower("binaryduo", Config(options={"weight_bits": 32}))
     assert [kind.__name__ for kind in passes if not met[kind.__name__, False]] == []

@@ -50,7 +50,7 @@ def _up_by_slope(call: Call) -> Tensor | None:
 
 
 def _counts_no_padding(call: Call) -> bool:
-    counts = call.get("count_include_pad", True) and call.get("padding", 0) not in (0, (0, 0))
+    counts = call.get("count_include_pad", True) and call.get("padding", 0) not in (0, (0,), (0, 0))
     return not counts and call.get("divisor_override") is None
 
 
@@ -350,20 +350,22 @@ ROWS: tuple[Operator, ...] = (
     _move("shuffle", modules=(nn.PixelShuffle, nn.PixelUnshuffle, nn.ChannelShuffle), result_axes=same_axes),
     _move("im2col", F.unfold),
     # pooling
-    _pool(
-        *(nn.MaxPool2d, 4, _MAX_POOL),
-        monotone=lambda call: torch.tensor(1.0) if _gives_no_indices(call) else None,
-        keeps_shift=_gives_no_indices,
+    *(
+        _pool(
+            *(kind, axes, _MAX_POOL),
+            monotone=lambda call: torch.tensor(1.0) if _gives_no_indices(call) else None,
+            keeps_shift=_gives_no_indices,
+        )
+        for kind, axes in ((nn.MaxPool1d, 3), (nn.MaxPool2d, 4))
     ),
-    _pool(nn.MaxPool1d, 3, _MAX_POOL),
     _pool(nn.MaxPool3d, 5, _MAX_POOL),
     _pool(nn.AvgPool2d, 4, _AVG_POOL, keeps_shift=_counts_no_padding),
-    _pool(nn.AvgPool1d, 3, "kernel_size stride padding ceil_mode count_include_pad"),
+    _pool(nn.AvgPool1d, 3, "kernel_size stride padding ceil_mode count_include_pad", keeps_shift=_counts_no_padding),
     _pool(nn.AvgPool3d, 5, _AVG_POOL),
     _pool(nn.AdaptiveAvgPool2d, 4, "output_size", keeps_shift=lambda call: True),
     _pool(nn.AdaptiveMaxPool2d, 4, "output_size return_indices", keeps_shift=_gives_no_indices),
-    _pool(nn.AdaptiveAvgPool1d, 3, "output_size"),
-    _pool(nn.AdaptiveMaxPool1d, 3, "output_size return_indices"),
+    _pool(nn.AdaptiveAvgPool1d, 3, "output_size", keeps_shift=lambda call: True),
+    _pool(nn.AdaptiveMaxPool1d, 3, "output_size return_indices", keeps_shift=_gives_no_indices),
     _pool(nn.AdaptiveAvgPool3d, 5, "output_size"),
     _pool(nn.AdaptiveMaxPool3d, 5, "output_size return_indices"),
     # each channel by itself, on another grid
@@ -443,7 +445,8 @@ ROWS: tuple[Operator, ...] = (
     *(_layer(kind, macs=macs.recurrent_macs, mode=Mode.UNKNOWN) for kind in (nn.RNN, nn.LSTM, nn.GRU)),
     *(_layer(kind, macs=macs.recurrent_macs) for kind in (nn.RNNCell, nn.LSTMCell, nn.GRUCell)),
     _layer(nn.MultiheadAttention, macs=macs.attention_macs, mode=Mode.UNKNOWN),
-    _layer_function(F.conv1d, F.conv2d, F.conv3d, F.linear),
+    _layer_function(F.conv1d, F.conv2d, F.conv3d, parameters=("stride", "padding", "dilation", "groups")),
+    _layer_function(F.linear),
     _layer_function(F.bilinear, operands=("input1", "input2", "weight", "bias")),
     _layer_function(F.multi_head_attention_forward, operands=("query", "key", "value"), mode=Mode.UNKNOWN),
     _layer_function(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, transposed=True),

@@ -128,3 +128,69 @@ def test_module_that_has_more():
     model.b = More(8, 8)
     ran = run_pass(CallLayersByModule, model)
     assert "which has more than a weight and a bias" in ran.refused["linear"]
+
+
+class ByHandConvolution(nn.Module):
+    """A convolution that calls torch's function with its own parameters."""
+
+    def __init__(self, shape, bias, axes, **settings):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(shape))
+        self.bias = nn.Parameter(torch.randn(shape[0])) if bias else None
+        self.function, self.settings = (F.conv1d if axes == 1 else F.conv2d), settings
+
+    def forward(self, x):
+        return self.function(x, self.weight, self.bias, **self.settings)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (ByHandConvolution((8, 6, 3, 3), True, 2, padding=1, stride=[1, 2]), (4, 6, 7, 8)),
+        (ByHandConvolution((9, 2, 3, 2), False, 2, groups=3, dilation=2), (4, 6, 7, 8)),
+        (ByHandConvolution((8, 6, 4), True, 1, padding="same"), (4, 6, 11)),
+    ],
+)
+def test_convolution_written_by_hand(layer, shape):
+    kind = nn.Conv1d if len(shape) == 3 else nn.Conv2d
+    model, x = nn.Sequential(kind(6, 6, 1), layer, kind(len(layer.weight), 4, 1)), torch.randn(shape)
+    bnn = bnnfx.convert(model, "xnor", example_inputs=(x,)).eval()
+    assert bnnfx.explain(bnn)["1"].binarized
+    assert not bnn.load_state_dict(model.state_dict(), strict=False).unexpected_keys
+    assert bnnfx.verify(bnn, bnnfx.lower(bnn, (x,)), (x,))
+
+
+class Borrowed(Model):
+    """The weight of a convolution, called as a function with settings of the call."""
+
+    shapes = ((2, 8, 6, 6),)
+
+    def __init__(self, **settings):
+        super().__init__()
+        self.first, self.a, self.settings = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 3, padding=1), settings
+
+    def forward(self, x):
+        return self.a(self.first(x)) + F.conv2d(x, self.a.weight, self.a.bias, **self.settings)
+
+
+def test_settings_of_the_module():
+    assert run_pass(CallLayersByModule, Borrowed(padding=1)).report.applied == ["conv2d"]
+    ran = run_pass(CallLayersByModule, Borrowed(padding=2, dilation=2))
+    assert ran.refused["conv2d"] == "it is called with the weight of 'a', and not with its settings"
+
+
+@pytest.mark.parametrize("bias", [None, torch.arange(8.0)])
+def test_another_bias_of_a_convolution(bias):
+    """A sum of three values instead of two, as of linear layers."""
+
+    class Other(Borrowed):
+        def forward(self, x):
+            return self.a(self.first(x)) + F.conv2d(x, self.a.weight, bias, padding=1)
+
+    model = Other()
+    (x,) = model.inputs()
+    ran = run_pass(CallLayersByModule, model)
+    assert ran.report.applied == ["conv2d"] and "= conv2d(" not in ran.after
+    terms = 8 * 9 + 4
+    largest = float(x.abs().max() * model.a.weight.abs().max()) * terms + 16
+    assert (ran.gm(x) - model(x)).abs().max() <= 4 * terms * torch.finfo(torch.float32).eps * largest

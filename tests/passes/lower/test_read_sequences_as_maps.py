@@ -6,7 +6,7 @@ from helpers.tokens import Tokens
 from torch import nn
 
 import bnnfx
-from bnnfx.passes.lower.read_tokens_as_maps import ReadTokensAsMaps
+from bnnfx.passes.lower.read_sequences_as_maps import ReadSequencesAsMaps
 
 
 class Between(nn.Module):
@@ -28,7 +28,7 @@ def network(between, shape=(2, 3, 5), **options):
 
 def test_golden():
     gm, x = network(lambda net, y: torch.tanh(y) * net.scale)
-    ran = run_lower_pass(ReadTokensAsMaps, gm, x)
+    ran = run_lower_pass(ReadSequencesAsMaps, gm, x)
     norm = "a_bn_running_mean, a_bn_running_var, a_bn_weight, a_bn_bias, 1e-05"
     assert (
         golden(f"""
@@ -71,7 +71,7 @@ def test_golden():
 @pytest.mark.parametrize("shape", [(2, 3, 5), (2, 4, 3, 5), (1, 2, 1, 3, 5)])
 def test_no_view_is_left_between(between, shape):
     gm, x = network(between, shape)
-    after = run_lower_pass(ReadTokensAsMaps, gm, x).after
+    after = run_lower_pass(ReadSequencesAsMaps, gm, x).after
     cut = "getitem" in after
     assert after.count("permute(") == (4 if cut else 2)  # into the first layer, and out of the last
     assert_lowers_exactly(gm, x)
@@ -90,7 +90,7 @@ def test_no_view_is_left_between(between, shape):
 )
 def test_what_works_on_tokens_stays(between):
     gm, x = network(between)
-    ran = run_lower_pass(ReadTokensAsMaps, gm, x)
+    ran = run_lower_pass(ReadSequencesAsMaps, gm, x)
     assert [name for name in ran.report.applied if name != "b_bn"] == ["a_bn"]
     assert_lowers_exactly(gm, x)
 
@@ -99,7 +99,7 @@ def test_several_readers():
     """Of tokens, of the map, and the graph's output; the residual is read as a map of its own."""
     gm, model = trainable(Tokens(6), keep_float=("first", "last")), Tokens(6)
     (x,) = model.inputs()
-    ran = run_lower_pass(ReadTokensAsMaps, gm, x)
+    ran = run_lower_pass(ReadSequencesAsMaps, gm, x)
     assert {"add_1", "add_2"} < set(ran.report.applied)
     assert bnnfx.verify(gm, bnnfx.lower(gm, (x,)), model.inputs(3))
 
@@ -108,6 +108,6 @@ def test_a_parameter_per_token_is_none_per_channel():
     """torch's PReLU takes axis 1 for the channels, which is that of the tokens."""
     model = nn.Sequential(nn.Linear(5, 6), nn.PReLU(3), nn.Linear(6, 4))
     gm, x = trainable(model), torch.randn(2, 3, 5)
-    ran = run_lower_pass(ReadTokensAsMaps, gm, x)
+    ran = run_lower_pass(ReadSequencesAsMaps, gm, x)
     assert ran.report.applied == ["_0_bn", "_2_bn"]
     assert_lowers_exactly(gm, x)
