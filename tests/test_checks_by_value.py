@@ -121,7 +121,7 @@ def tokens() -> fx.GraphModule:
     torch.manual_seed(0)
     pixels = nn.Sequential(nn.Flatten(2), nn.Linear(192, 8))  # of each channel
     model = nn.Sequential(pixels, Mixed(8, 16, nn.LayerNorm, nn.Softshrink(0.1)))
-    gm = bnnfx.convert(model, "bireal", config=Config(keep_float=("first",)))
+    gm = bnnfx.convert(model, "bireal", config=Config(keep_float=("first",), adapt=()))
     with torch.no_grad():
         gm(x())
     return gm.eval()

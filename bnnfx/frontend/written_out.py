@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
+from bnnfx.graph.inplace import home_of
 from bnnfx.nn.batch_second import BatchSecond
 from bnnfx.nn.one_node import one_node
 from bnnfx.private_interfaces import has_hooks
@@ -239,11 +240,13 @@ class WrittenOut:
         self.kept: dict[str, str] = {}
         self._originals: dict[str, nn.Module] = {}
         found = [(path, module) for path, module in model.named_modules() if type(module) in _REPLACED]
+        # what torch's other modules are made of is not traced, either
+        whole = [path for path, module in model.named_modules() if _is_whole(module)]
         for path, module in reversed(found):  # what is inside first
             reason = kept_whole(module)
             if reason is not None:
                 self.kept[path] = reason
-            elif not any(_is_in(path, other) for other in left):
+            elif not any(_is_in(path, other) for other in (*left, *whole)):
                 self._originals[path] = module
                 self._put(path, _REPLACED[type(module)](module))
 
@@ -289,6 +292,12 @@ def layers_of(path: str, module: nn.Module, gm: fx.GraphModule | None) -> Iterat
         for name in (*PACKED, *SEPARATE):
             if f"{before}{name}" in present:
                 yield f"{before}{name}", nn.Linear.__name__
+
+
+def _is_whole(module: nn.Module) -> bool:
+    """Whether it is a module of torch that is called as a whole."""
+    container = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict)
+    return home_of(module) == "torch" and type(module) not in _REPLACED and not container
 
 
 def _is_in(path: str, outer: str) -> bool:

@@ -283,6 +283,7 @@ def test_torchscript_has_no_rows() -> None:
 def test_parts_of_one_another() -> None:
     """A layer that the graph calls and a leaf calls, and a leaf inside another."""
     layer, x = conv3x3(8, 8), torch.ones(2, 8, 4, 5)
+    nn.init.constant_(layer.weight, 0.1)  # the gate calls it where the sum of its input is positive
     gate = Gate(8)
     gate.conv = layer
     assert rows_of(nn.Sequential(gate, layer, gate), x) == ["0.0.conv", "0.0.conv", "0.0.conv"]
