@@ -2,9 +2,9 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
+from helpers.forms import assert_forms_agree, trained
 from helpers.sound import M5, TCN, Strided
 from torch import nn
 
@@ -16,18 +16,6 @@ from bnnfx.schemes import schemes
 MODELS = {"M5": M5, "TCN": TCN, "strided": Strided}
 
 
-def trained(model: nn.Module, scheme: str, **options: object) -> torch.fx.GraphModule:
-    """Converted, trained for two steps, and split where the scheme has that."""
-    torch.manual_seed(0)
-    bnn = bnnfx.convert(model, scheme, example_inputs=model.inputs(), config=Config(options=options))
-    optimizer = torch.optim.SGD(bnn.parameters(), 0.05)
-    for _ in bnnfx.Schedule(bnn, 2):
-        optimizer.zero_grad()
-        bnn(*model.inputs(4)).square().sum().backward()
-        optimizer.step()
-    return bnnfx.api.split_if_ternary(bnn.eval())
-
-
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("scheme", schemes())
 @pytest.mark.filterwarnings("ignore")  # a prime fan-in, constant bits
@@ -37,17 +25,7 @@ def test_every_form_gives_the_same(scheme, name, tmp_path):
     bnn = trained(model, scheme)
     assert [type(module) for module in bnn.modules() if isinstance(module, BinaryLayer)].count(BinaryConv1d) >= 3
     (x,) = model.inputs(1)
-    packed = bnnfx.lower(bnn, (x[:1],))
-    several = (torch.cat([x, *model.inputs(3)]),)
-    against = bnnfx.verify(bnn, packed, several)
-    assert against and len(against.nodes) >= 3, str(against)
-    assert not any(node.unexplained for node in against.nodes)
-    for dialect in ("bnnfx", "standard"):
-        path = bnnfx.export_onnx(packed, tmp_path / f"{dialect}.onnx", dialect=dialect)
-        assert bnnfx.verify(packed, path, several)
-        given = [bnnfx.load(path, kernels=kernels).run(*several) for kernels in (True, False)]
-        np.testing.assert_allclose(*given, rtol=1e-5, atol=1e-5 * np.abs(given[0]).max())
-        assert np.std(given[0]) > 0
+    assert_forms_agree(bnn, (x[:1],), (torch.cat([x, *model.inputs(3)]),), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")
