@@ -317,7 +317,10 @@ USAGE = [
     (["convert", "net.py:make", *BINARY, "-o", "-", "--json", "-"], "--output and --json are both '-'"),
     (["inspect", "net.py:make", *BINARY, "--svg", "-"], "--svg writes a file, not to standard output"),
     (["inspect", "net.py:make", *BINARY, "--html", "-"], "--html writes a file, not to standard output"),
-    (["convert", "net.py:make", *BINARY, "--keep-float", "middle"], "--keep-float is first, last, downsample or none"),
+    (
+        ["convert", "net.py:make", *BINARY, "--keep-float", "middle"],
+        "--keep-float is first, last, downsample, depthwise, gate or none",
+    ),
     (["convert", "net.py:make", *BINARY, "--layer", "fc=both"], "--layer is NAME=float or NAME=binary"),
     (["convert", "net.py:make", *BINARY, "--option", "centre"], "--option is NAME=VALUE"),
     (["inspect", "none.onnx"], "There is no file none.onnx"),

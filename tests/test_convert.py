@@ -366,7 +366,7 @@ def test_nothing_to_convert_names_the_first_obstacle_and_the_remedy():
 
 
 def test_no_layer_at_all():
-    with pytest.raises(ConversionError, match="no Conv2d or Linear in it"):
+    with pytest.raises(ConversionError, match="no Conv1d, Conv2d or Linear in it"):
         bnnfx.convert(nn.Sequential(nn.ReLU()), "xnor")
 
 

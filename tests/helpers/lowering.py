@@ -26,7 +26,7 @@ def trainable(
     """All layers binary but `keep_float`, gamma of both signs and 0, statistics unlike those of a new batch norm."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a prime fan-in
-        gm = bnnfx.convert(model, scheme, config=Config(keep_float=keep_float, options=options)).eval()
+        gm = bnnfx.convert(model, scheme, config=Config(keep_float=keep_float, options=options, adapt=())).eval()
     generator = torch.Generator().manual_seed(0)
     for module in gm.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.running_mean is not None:

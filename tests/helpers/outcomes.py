@@ -17,7 +17,7 @@ import bnnfx
 from bnnfx.errors import BnnfxError, StageError
 from bnnfx.graph.constant_bits import REPORT
 from bnnfx.graph.pass_runner import watch_passes
-from bnnfx.graph.record import record_of
+from bnnfx.graph.record import Role, record_of
 from bnnfx.nn import ActivationBinarizer
 from helpers.graphs import lowerable
 
@@ -216,6 +216,5 @@ def refusals(gm: fx.GraphModule, *subjects: str) -> str:
     """What the record says of these subjects, and of whatever was kept as a leaf."""
     record = record_of(gm)
     assert record is not None
-    return "; ".join(
-        f"{r.subject}: {r.reason}" for r in record.refusals() if r.subject in subjects or "float leaf" in r.reason
-    )
+    deciding = [remark for report in record.reports if report.role is Role.DECIDES for remark in report.refused]
+    return "; ".join(f"{r.subject}: {r.reason}" for r in deciding if r.subject in subjects or "float leaf" in r.reason)
