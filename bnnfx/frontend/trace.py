@@ -17,7 +17,7 @@ from bnnfx.graph.given_models import copy_of, copy_of_modules, obstacle, require
 from bnnfx.graph.graph_module import BinaryGraphModule, Held
 from bnnfx.graph.inplace import is_number, unsafe_calls, unsafe_writes, write_back
 from bnnfx.graph.known_sizes import KnownSizes
-from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_target
+from bnnfx.graph.operators import DROPS_MARK, Kind, operator_of_call
 from bnnfx.graph.record import Remark
 from bnnfx.nn import ActivationBinarizer, BinaryLayer, LastAxisBatchNorm
 from bnnfx.nn.batch_second import BatchSecond
@@ -97,6 +97,7 @@ class _Tracer(fx.Tracer):
         self.gives_input: dict[str, bool] = {}
         self._numbers: dict[fx.Node, bool] = {}
         self._decided: set[fx.Node] = set()
+        self._measured: set[fx.Node] = set()
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         node = super().create_node(*args, **kwargs)
@@ -127,7 +128,9 @@ class _Tracer(fx.Tracer):
         number = None if self._known is None else self._known.number(node)
         if self._known is None or number is None:
             raise fx.proxy.TraceError(_NO_EXAMPLES if self._known is None else _OF_VALUES)
-        self._hold_to(node, number)
+        if node not in self._decided and self._known.is_of_inputs(node):
+            self._decided.add(node)
+            self._hold_to(node, number)
         return number
 
     def length(self, node: fx.Node) -> int:
@@ -137,19 +140,19 @@ class _Tracer(fx.Tracer):
             TraceError: it is not known, or depends on the batch.
         """
         length = None if self._known is None else self._known.length(node)
-        if length is None:
+        if self._known is None or length is None:
             raise fx.proxy.TraceError(_NO_EXAMPLES if self._known is None else _OF_VALUES)
-        if self._known is not None and not self._known.is_shape(node):  # a tensor has as many axes as it is to have
+        of_axes = self._known.is_shape(node)  # a tensor has as many as it is to have
+        if node not in self._measured and self._known.is_of_inputs(node) and not of_axes:
+            self._measured.add(node)
             self._hold_to(self.create_proxy("call_function", len, (self.proxy(node),), {}).node, length)
         return length
 
     def _hold_to(self, node: fx.Node, number: Any) -> None:
         """Let the graph refuse inputs that give another number."""
-        if node not in self._decided and self._known is not None and self._known.is_of_inputs(node):
-            self._decided.add(node)
-            same = self.create_proxy("call_function", operator.eq, (self.proxy(node), number), {})
-            said = f"'{node.name}' is not {number!r}, which a decision in forward was made for when it was traced"
-            self.create_proxy("call_function", assertion, (same, said), {})
+        same = self.create_proxy("call_function", operator.eq, (self.proxy(node), number), {})
+        said = f"'{node.name}' is not {number!r}, which a decision in forward was made for when it was traced"
+        self.create_proxy("call_function", assertion, (same, said), {})
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
@@ -402,7 +405,7 @@ def _trace(
 def _drop_unread_sizes(graph: fx.Graph) -> None:
     """Remove what asks for a size, a device or an element type that nothing reads, in one mode or in both."""
     for node in reversed(graph.nodes):
-        if not node.users and operator_of_target(node.target).kind is Kind.SIZE:
+        if not node.users and operator_of_call(node).kind is Kind.SIZE:
             graph.erase_node(node)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from bnnfx.graph.dataflow import module_of
-from bnnfx.graph.operators import Kind, call_of, is_opaque, operator_of, operator_of_target
+from bnnfx.graph.operators import Kind, call_of, is_opaque, operator_of, operator_of_call
 from bnnfx.nn.with_item import with_item
 
 _AUGMENTED: dict[Any, Callable[..., object]] = {
@@ -194,17 +194,10 @@ def is_number(node: fx.Node, known: dict[fx.Node, bool]) -> bool:
     """
     if node not in known:
         arithmetic = node.op == "call_function" and home_of(node.target) == "_operator" and node.all_input_nodes
-        asks = operator_of_target(node.target).kind is Kind.SIZE and not _may_give_tensor(node)
-        known[node] = asks or (bool(arithmetic) and all(is_number(source, known) for source in node.all_input_nodes))
+        known[node] = operator_of_call(node).kind is Kind.SIZE or (
+            bool(arithmetic) and all(is_number(source, known) for source in node.all_input_nodes)
+        )
     return known[node]
-
-
-def _may_give_tensor(node: fx.Node) -> bool:
-    """Whether what is asked of a tensor may be a tensor: `x.data`, `x.T`, an attribute that is not torch's."""
-    if node.target is not getattr:
-        return False
-    found = getattr(torch.empty(1, 1), str(node.args[1]), None)
-    return found is None or isinstance(found, Tensor)
 
 
 def write_back(gm: fx.GraphModule) -> None:

@@ -249,3 +249,41 @@ def test_nothing_of_the_model_is_changed() -> None:
     assert torch.equal(torch.get_rng_state(), state) and not model.keeping.seen
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(type(shape) is torch.Size for shape in gm.get_submodule("keeping").seen)  # type: ignore[union-attr]
+
+
+def test_names_that_methods_have() -> None:
+    """An argument called size is an input though nothing reads it, and a module called dim gives a tensor."""
+
+    class Named(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.dim = nn.Sigmoid()
+
+        def forward(self, x: Tensor, size: Tensor) -> Tensor:
+            y = self.a(x)
+            z = self.dim(y)
+            w = z.view(-1)
+            w.mul_(2.0)
+            return self.c(self.b(y + z))  # type: ignore[no-any-return]
+
+    with pytest.raises(ConversionError, match=r"writes into memory that 'add' reads as 'dim'"):
+        bnnfx.convert(Named(), "xnor", example_inputs=(images(), images()))
+
+    class Unread(Net):
+        def forward(self, x: Tensor, size: Tensor) -> Tensor:
+            return self.c(self.b(self.a(x)))  # type: ignore[no-any-return]
+
+    gm = bnnfx.convert(Unread(), "xnor", example_inputs=(images(), images()))
+    assert [node.name for node in gm.graph.nodes if node.op == "placeholder"] == ["x", "size"]
+
+
+def test_a_size_is_held_to_once() -> None:
+    class Often(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            parts = self.b(self.a(x)).unbind(1)
+            for _ in range(3):
+                assert len(parts) == 16 and x.shape[2] == 12
+            return self.c(torch.stack(list(parts), 1))  # type: ignore[no-any-return]
+
+    gm = bnnfx.convert(Often(), "xnor", example_inputs=(images(),))
+    assert sum(calls(node, assertion) for node in gm.graph.nodes) == 4  # the length; a comparison for each of three

@@ -7,8 +7,8 @@ from bnnfx.graph.operators.lookup import (
     is_opaque,
     modules_of,
     operator_of,
+    operator_of_call,
     operator_of_module,
-    operator_of_target,
     operator_of_type,
 )
 from bnnfx.graph.operators.rows import ATTENTION, BATCH_NORM_TENSORS, FUNCTIONAL_BATCH_NORM, ROWS
@@ -31,7 +31,7 @@ __all__ = [
     "is_opaque",
     "modules_of",
     "operator_of",
+    "operator_of_call",
     "operator_of_module",
-    "operator_of_target",
     "operator_of_type",
 ]

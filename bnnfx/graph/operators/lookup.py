@@ -86,9 +86,14 @@ def operator_of(gm: fx.GraphModule, node: object) -> Operator:
         return OPAQUE
     if node.op == "call_module":
         return operator_of_module(gm.get_submodule(str(node.target)))
-    if node.target is getattr and node.args[1] not in _SIZES:
+    return operator_of_call(node)
+
+
+def operator_of_call(node: fx.Node) -> Operator:
+    """The row of the function or the method that a node calls; `OPAQUE` for any other node, a module's among them."""
+    if node.op not in ("call_function", "call_method") or (node.target is getattr and node.args[1] not in _SIZES):
         return OPAQUE
-    return operator_of_target(node.target) if node.op in ("call_function", "call_method") else OPAQUE
+    return operator_of_target(node.target)
 
 
 def call_of(gm: fx.GraphModule, node: fx.Node) -> Call:
