@@ -13,15 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from bnnfx.graph.dataflow import call_node
+from bnnfx.graph.dataflow import call_node, calls
+from bnnfx.graph.operators import Kind, operator_of_call
 from bnnfx.graph.shapes import with_batch
 from bnnfx.private_interfaces import FakeTensorMode
 
 _BATCHES = (2, 5)
 """Times that of the example inputs: what is halved, or is every third, differs; a batch of 1 is a case of its own."""
-
-_SHAPES = ("shape", "size")
-_NUMBERS = ("ndim", "dim", "ndimension", "numel", "nelement", "size")
 
 
 class KnownSizes:
@@ -67,9 +65,10 @@ class KnownSizes:
             self.running = False
             self._arguments += node.op == "placeholder"
         self._known[node] = first, second
-        if _asks(node, _SHAPES) or (node.target is operator.getitem and node.args[0] in self._shapes):
+        asks = operator_of_call(node).kind is Kind.SIZE
+        if (asks and isinstance(first, torch.Size)) or (calls(node, operator.getitem) and node.args[0] in self._shapes):
             self._shapes.add(node)
-        sized = node in self._shapes or _asks(node, _NUMBERS) or self._computes(node)
+        sized = asks or node in self._shapes or self._computes(node)
         if sized and _is_number(first) and type(first) is type(second) and first == second:
             self._sizes.add(node)
 
@@ -103,13 +102,6 @@ class KnownSizes:
         module = self._root.get_submodule(str(node.target)) if node.op == "call_module" else None
         args, kwargs = fx.node.map_arg((node.args, dict(node.kwargs)), lambda source: self._known[source][of])
         return call_node(node, module, args, kwargs)
-
-
-def _asks(node: fx.Node, names: tuple[str, ...]) -> bool:
-    """Whether a node asks a tensor for this."""
-    if node.op == "call_function":
-        return node.target is len or (node.target is getattr and node.args[1] in names)
-    return node.op == "call_method" and node.target in names
 
 
 def _is_number(value: Any) -> bool:

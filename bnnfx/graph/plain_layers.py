@@ -148,7 +148,7 @@ def _agree(
         given = {key: value.detach() for key, value in _randomized(layer, weight).named_parameters()}
         x = of_input * torch.randn(shape, dtype=torch.float64, device=_device(layer))
         kept: dict[str, Tensor] = {key: given[key] for key in ("weight", "bias") if key in given}
-        found = torch.func.functional_call(module, kept, (F.pad(x, _as_pad(sides)) if sides else x,))
+        found = torch.func.functional_call(module, kept, (F.pad(x, as_pad(sides)) if sides else x,))
     if found.shape != expected.shape:
         return False
     terms = kept["weight"][0].numel() + 1
@@ -181,7 +181,7 @@ def _device(layer: Any) -> torch.device:
     return device
 
 
-def _as_pad(sides: Sides) -> tuple[int, ...]:
+def as_pad(sides: Sides) -> tuple[int, ...]:
     """As `F.pad` has them, the last axis first."""
     return tuple(count for pair in reversed(sides) for count in pair)
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import above_dropouts, module_of
 from bnnfx.graph.pass_runner import Pass
+from bnnfx.graph.plain_layers import as_pad
 from bnnfx.graph.stage import Stage
 
 Padding = tuple[tuple[int, ...], str]
@@ -67,5 +68,4 @@ class PadInFront(Pass[ConvertContext, fx.Node, Padding]):
             sides = [(0, 0) if layer.padding == "valid" else (n, n) for n in layer.padding]
         if mode == "zeros" and all(before == behind for before, behind in sides):
             return None
-        pads = tuple(count for pair in reversed(sides) for count in pair)
-        return pads, "constant" if mode == "zeros" else mode
+        return as_pad(tuple(sides)), "constant" if mode == "zeros" else mode

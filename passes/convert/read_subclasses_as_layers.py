@@ -12,7 +12,7 @@ from bnnfx.graph import edit
 from bnnfx.graph.context import ConvertContext
 from bnnfx.graph.dataflow import module_calls, module_of
 from bnnfx.graph.pass_runner import Pass
-from bnnfx.graph.plain_layers import PlainLayer, Sides, float_type, plain_layer
+from bnnfx.graph.plain_layers import PlainLayer, Sides, as_pad, float_type, plain_layer
 from bnnfx.graph.record import Refusal, Role
 from bnnfx.graph.stage import Stage
 from bnnfx.nn import layer_kind
@@ -97,8 +97,7 @@ class ReadSubclassesAsLayers(Pass[ConvertContext, fx.Node, PlainLayer]):
             graph.call_function(assertion, (same, said))
 
     def _padded(self, source: fx.Node, sides: Sides) -> fx.Node:
-        pads = tuple(count for pair in reversed(sides) for count in pair)
-        padded = self.gm.graph.call_function(F.pad, (source, pads))
+        padded = self.gm.graph.call_function(F.pad, (source, as_pad(sides)))
         size = (n + sum(pair) for n, pair in zip(self.context.shapes[source][2:], sides, strict=True))
         self.context.shapes[padded] = torch.Size((*self.context.shapes[source][:2], *size))
         if source in self.context.ranges:

@@ -490,6 +490,11 @@ ROWS: tuple[Operator, ...] = (
         fresh=True,
     ),
     # sizes
-    Operator("size", Kind.SIZE, functions=(getattr,), methods=("size", "dim", "numel", "ndimension"), mode=Mode.SAME),
+    Operator(
+        *("size", Kind.SIZE),
+        functions=(getattr, len),
+        methods=("size", "dim", "ndimension", "numel", "nelement"),
+        mode=Mode.SAME,
+    ),
 )
 """Every operator that something is known of."""
